@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which implementation serves a call: chosen per call, by tensor, with a reason for every refusal.
+
+`impl="auto"` takes the fastest backend that can serve the tensor and falls back to "reference"; a backend that is asked
+for by name and cannot run raises `BackendError` with the reason.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+# In the order in which "auto" tries them.
+IMPLEMENTATIONS = ("cuda", "triton", "cpu", "reference")
+
+_registry: dict[str, dict[str, Backend]] = {}
+
+
+class BackendError(RuntimeError):
+    """The implementation that was asked for cannot serve this call; the message says why."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where an op's implementation lives ("package.module:function") and on which device types it runs."""
+
+    target: str
+    devices: tuple[str, ...] | None = None
+    """None: any device."""
+    probe: str | None = None
+    """ "package.module:function" that returns (available, reason); None: always available."""
+
+    def refusal(self, device: torch.device) -> str | None:
+        """Why this backend cannot serve tensors on `device`, or None if it can."""
+        if self.devices is not None and device.type not in self.devices:
+            return f"it runs on {' or '.join(self.devices)} tensors, and the tensor is on {device}"
+        if self.probe is not None:
+            available, reason = load(self.probe)()
+            if not available:
+                return str(reason)
+        return None
+
+
+@lru_cache(maxsize=None)
+def load(target: str) -> Callable[..., Any]:
+    """Import "package.module:function" at its first use."""
+    module, _, name = target.partition(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function
+
+
+def register(op: str, impl: str, backend: Backend) -> None:
+    """Make a backend known for an op."""
+    _registry.setdefault(op, {})[impl] = backend
+
+
+def ops() -> list[str]:
+    """The names of all registered ops, in alphabetical order."""
+    return sorted(_registry)
+
+
+def refusal(op: str, impl: str, device: torch.device) -> str | None:
+    """Why `impl` cannot serve `op` on `device`, or None if it can."""
+    backend = _registry[op].get(impl)
+    return f"{op} has no {impl} implementation yet" if backend is None else backend.refusal(device)
+
+
+@lru_cache(maxsize=None)
+def _log_once(message: str) -> None:
+    logger.debug(message)
+
+
+def select(op: str, impl: str, device: torch.device) -> Callable[..., Any]:
+    """The function that serves `op` on `device`.
+
+    Raises:
+        ValueError: an unknown `impl`.
+        BackendError: an `impl` asked for by name that cannot run here.
+    """
+    check_impl(impl)
+    if impl != "auto":
+        reason = refusal(op, impl, device)
+        if reason is not None:
+            raise BackendError(f'{op}: impl="{impl}" cannot run: {reason}')
+        return load(_registry[op][impl].target)
+    for name in IMPLEMENTATIONS:
+        reason = refusal(op, name, device)
+        if reason is None:
+            return load(_registry[op][name].target)
+        _log_once(f"{op}: {name} not used: {reason}")
+    raise BackendError(f"{op}: no implementation serves {device} tensors")
+
+
+def check_impl(impl: str) -> None:
+    """Raise ValueError unless `impl` is one of the implementations or "auto"."""
+    if impl != "auto" and impl not in IMPLEMENTATIONS:
+        raise ValueError(f"impl: expected one of {', '.join(('auto', *IMPLEMENTATIONS))}, got {impl!r}")

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lengths, axes and structuring elements: the one place that knows that arrays are (D, H, W) and spacing is (sD, sH, sW) in mm.
+
+Everything here is decided on the host in float64, so that every backend sees the same integers: which offsets belong
+to a ball never depends on a device's rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+Spacing = tuple[float, float, float]
+UNIT_SPACING: Spacing = (1.0, 1.0, 1.0)
+
+# A voxel centre on the surface of a ball is inside it, whatever order the squares were summed in.
+_SURFACE_SLACK = 1e-6
+
+
+def as_spacing(spacing: Sequence[float]) -> Spacing:
+    """Check a voxel spacing (sD, sH, sW) in mm and return it as three floats.
+
+    Raises:
+        ValueError: not three finite, positive numbers.
+    """
+    values = tuple(float(value) for value in spacing)
+    if len(values) != 3 or not all(math.isfinite(value) and value > 0 for value in values):
+        raise ValueError(
+            f"spacing: expected three positive numbers (sD, sH, sW) in mm, in the order of the array axes, got {spacing!r}"
+        )
+    return values  # type: ignore[return-value]
+
+
+def voxel_volume(spacing: Spacing) -> float:
+    """Volume of one voxel in mm3."""
+    return spacing[0] * spacing[1] * spacing[2]
+
+
+def squared_limit(radius: float) -> float:
+    """Largest squared distance (mm2) that still counts as inside a ball of `radius` mm."""
+    return radius * radius * (1.0 + _SURFACE_SLACK)
+
+
+def complete_diameters(diameters: Sequence[float]) -> Spacing:
+    """Complete one to three reported diameters (mm) to three: (d, d, d), (a, b, (a + b) / 2) or (a, b, c).
+
+    Of more than three values the three largest are kept.
+    """
+    if len(diameters) > 3:
+        diameters = sorted(diameters, reverse=True)[:3]
+    if len(diameters) == 1:
+        return (diameters[0],) * 3
+    if len(diameters) == 2:
+        return (diameters[0], diameters[1], (diameters[0] + diameters[1]) / 2)
+    return (diameters[0], diameters[1], diameters[2])
+
+
+def ellipsoid_volume(diameters: Sequence[float]) -> float:
+    """Volume in mm3 of the ellipsoid with one to three diameters in mm: pi / 6 * a * b * c."""
+    a, b, c = complete_diameters(diameters)
+    return math.pi / 6 * a * b * c
+
+
+@dataclass(frozen=True)
+class Element:
+    """A structuring element: passes of runs, applied one pass after another.
+
+    A run (dz, dy, w) holds the offsets (dz, dy, dx) with |dx| <= w, in voxels. `runs` is an int32 CPU tensor (R, 3),
+    `passes` the number of runs in each pass, which add up to R. Elements are symmetric about the origin.
+    """
+
+    runs: torch.Tensor
+    passes: tuple[int, ...]
+
+    @property
+    def reach(self) -> tuple[int, int, int]:
+        """How far the element reaches along (D, H, W), in voxels, over all passes."""
+        reach, start = np.zeros(3, dtype=int), 0
+        for count in self.passes:
+            reach += self.runs[start : start + count].abs().amax(0).numpy()
+            start += count
+        return (int(reach[0]), int(reach[1]), int(reach[2]))
+
+
+@lru_cache(maxsize=256)
+def ball_element(radius: float, spacing: Spacing = UNIT_SPACING) -> Element:
+    """The digital Euclidean ball: every voxel offset within `radius` mm of the centre.
+
+    Raises:
+        ValueError: a radius that is negative or not finite.
+    """
+    if not (math.isfinite(radius) and radius >= 0):
+        raise ValueError(f"radius: expected a finite length of at least 0 mm, got {radius!r}")
+    limit = squared_limit(radius)
+    reach_z, reach_y = (int(math.sqrt(limit) / step) for step in spacing[:2])
+    runs = []
+    for dz in range(-reach_z, reach_z + 1):
+        for dy in range(-reach_y, reach_y + 1):
+            left = limit - (dz * spacing[0]) ** 2 - (dy * spacing[1]) ** 2
+            if left >= 0:
+                runs.append((dz, dy, int(math.sqrt(left) / spacing[2])))
+    return Element(torch.tensor(runs, dtype=torch.int32), (len(runs),))
+
+
+@lru_cache(maxsize=64)
+def cascade_element(kernel_size: int, full_pass_radius: int = 3) -> Element:
+    """The public code's dilation: passes of small voxel balls in place of one large ball (PUBLIC R-Super, quirk Q1).
+
+    An even `kernel_size` is raised by one. A radius above `full_pass_radius` becomes full passes of that radius and one
+    pass of the remainder, so 31 is five passes of the 7-voxel ball: 16,251 offsets, not the 15,515 of the 31-voxel ball.
+    """
+    radius = kernel_size // 2
+    if radius <= full_pass_radius:
+        radii = [radius]
+    else:
+        full, rest = divmod(radius, full_pass_radius)
+        radii = [full_pass_radius] * full + [rest] * (rest > 0)
+    balls = [ball_element(r + 0.5) for r in radii]
+    return Element(torch.cat([ball.runs for ball in balls]), tuple(ball.passes[0] for ball in balls))
+
+
+def odd_diameter(diameter: float) -> int:
+    """Round half to even, then up to the next odd number of voxels, as the public code does (Q16)."""
+    rounded = int(np.round(diameter))
+    return rounded + 1 - rounded % 2
+
+
+def ceil_odd(diameter: float) -> int:
+    """Round up, then up to the next odd number of voxels."""
+    rounded = math.ceil(diameter)
+    return rounded + 1 - rounded % 2
+
+
+def ball_voxels(diameter: float) -> int:
+    """Voxels in the digital ball of `diameter` voxels at unit spacing: n(11) = 739."""
+    runs = ball_element(diameter / 2).runs
+    return int((2 * runs[:, 2] + 1).sum())
+
+
+@lru_cache(maxsize=64)
+def ball_kernel(diameter: float, spacing: Spacing = UNIT_SPACING, sigma: float | None = 1.5) -> torch.Tensor:
+    """Search kernel: a ball of `diameter` mm, Gaussian weights exp(-r^2 / (2 (sigma * diameter / 2)^2)) inside, sum 1.
+
+    `sigma` is in radii; None gives a flat ball. Returns float64 (kD, kH, kW) with odd edges, on the CPU; at 1.5 the border
+    weighs 0.80 of the centre. A ball smaller than a voxel is that one voxel. Source: PUBLIC R-Super, A.2.
+    """
+    limit = squared_limit(diameter / 2)
+    axes = []
+    for step in spacing:
+        reach = int(math.sqrt(limit) / step)
+        axes.append(torch.arange(-reach, reach + 1, dtype=torch.float64) * step)
+    z, y, x = torch.meshgrid(*axes, indexing="ij")
+    squared = z * z + y * y + x * x
+    inside = squared <= limit
+    weights = inside.double()
+    if sigma is not None:
+        weights = torch.exp(-squared / (2 * (sigma * diameter / 2) ** 2)) * inside
+    return weights / weights.sum()
+
+
+def growth_radii(diameter: float, margin: float, shape: Sequence[int], spacing: Spacing) -> list[float]:
+    """Radii (mm) that a tumour's ball may take: diameter * (1 + margin) / 2, then 10 % more each, until it spans the patch."""
+    diagonal = math.sqrt(sum((size * step) ** 2 for size, step in zip(shape, spacing, strict=True)))
+    radii = [diameter * (1 + margin) / 2]
+    while radii[-1] < diagonal:
+        radii.append(radii[-1] * 1.1)
+    return radii
+
+
+def odd_growth_radii(diameter: int, margin: float, shape: Sequence[int]) -> list[float]:
+    """The public code's radii (voxels): the odd diameter grows by 10 %, rounded to odd, while under the patch edge (Q17, Q18)."""
+    radii = [ceil_odd(diameter * (1 + margin)) / 2]
+    while True:
+        grown = int(np.round(diameter * 1.1))
+        grown += grown == diameter
+        diameter = grown + 1 - grown % 2
+        if diameter >= max(shape):
+            return radii
+        radii.append(ceil_odd(diameter * (1 + margin)) / 2)

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attenuation Loss: the CT under the prediction must be darker or brighter than the organ, as the report says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from rsuper_kernels.checks import check_choice, check_shape
+from rsuper_kernels.findings import FindingGroup, Findings
+from rsuper_kernels.losses.ball import BallTargets
+from rsuper_kernels.losses.regions import (
+    check_inputs,
+    dilated_regions,
+    effective_spacing,
+    group_regions,
+)
+from rsuper_kernels.ops.attenuation_stats import attenuation_stats
+from rsuper_kernels.recipes import Recipe, get_recipe
+
+# Order of the classifier's logits.
+CLASSES = ("hypo", "hyper", "mixed")
+FEATURES = 8
+
+
+def contrast_hinge(
+    stats: torch.Tensor, attenuations: Sequence[str], delta: float = 0.0, iso_band: float = 10.0
+) -> torch.Tensor:
+    """Hinge on the contrast between tumour and organ, in units of the organ's sd.
+
+        hypo:  max(0, mean_t - mean_o + delta) / sd_o        hyper: max(0, mean_o - mean_t + delta) / sd_o
+        iso:   max(0, |mean_t - mean_o| - iso_band) / sd_o   mixed, unknown: 0
+
+    Args:
+        stats: (G, 2, 3) from `attenuation_stats`: [tumour, organ] x [weight, mean, sd].
+        attenuations: the reported attenuation of each of the G tumours or groups.
+        delta: HU by which the means must differ; 0 asks for the sign alone, as the public rule does.
+        iso_band: HU within which an iso-attenuating tumour may differ.
+
+    Returns:
+        (G,) losses; sd_o is a constant, at least 1 HU. Gradient to `stats`.
+    """
+    difference = stats[:, 0, 1] - stats[:, 1, 1]
+    scale = stats[:, 1, 2].detach().clamp(min=1)
+    sign = difference.new_tensor([{"hypo": 1.0, "hyper": -1.0}.get(a, 0.0) for a in attenuations])
+    iso = difference.new_tensor([float(a == "iso") for a in attenuations])
+    signed = (sign * difference + delta).clamp(min=0) * sign.abs()
+    return (signed + (difference.abs() - iso_band).clamp(min=0) * iso) / scale
+
+
+def group_attenuation(group: FindingGroup) -> str:
+    """What all tumours of a group together look like: their common attenuation, "mixed" if they differ, or "unknown"."""
+    values = {tumour.attenuation for tumour in group.tumours}
+    if not values or "unknown" in values or not group.count_known:
+        return "unknown"
+    return values.pop() if len(values) == 1 else "mixed"
+
+
+def attenuation_loss(
+    logits: torch.Tensor,
+    ct: torch.Tensor,
+    findings: Findings,
+    regions: torch.Tensor | None,
+    spacing: Sequence[float],
+    *,
+    delta: float = 0.0,
+    iso_band: float = 10.0,
+    window: tuple[float, float] = (-991.0, 500.0),
+    recipe: str | Recipe = "paper",
+    impl: str = "auto",
+    **options: Any,
+) -> torch.Tensor:
+    """Compare the CT under the prediction with the reported attenuation, one group at a time.
+
+    Args:
+        logits: (B, C, D, H, W), any float dtype.
+        ct: (B, 1, D, H, W) or (B, D, H, W) in HU.
+        findings, regions, spacing: as in `volume_loss`.
+        delta, iso_band: HU, see `contrast_hinge`.
+        window: HU to which the CT is clipped.
+        recipe, impl, options: as in `volume_loss`.
+
+    Returns:
+        A scalar, float32 (float64 for float64 logits), the mean over the groups whose attenuation is hypo, iso or hyper
+        and whose region is in the patch; 0 without any. Gradient to `logits`.
+
+    Raises:
+        TypeError, ValueError: inputs that do not fit; the argument and the group are named.
+
+    Source: poster and slides of Bassi et al., MICCAI 2025; sign rule of the public successor code.
+    """
+    check_inputs(logits, findings)
+    rules = get_recipe(recipe, **options)
+    groups = [g for g, group in enumerate(findings.groups) if group_attenuation(group) in ("hypo", "iso", "hyper")]
+    masks = group_regions(findings, groups, regions, logits)
+    dilated = dilated_regions(masks, effective_spacing(spacing, rules), rules, impl)
+    return grouped_attenuation_loss(
+        logits, ct, findings, groups, masks, dilated, delta=delta, iso_band=iso_band, window=window, impl=impl
+    )
+
+
+def grouped_attenuation_loss(
+    logits: torch.Tensor,
+    ct: torch.Tensor,
+    findings: Findings,
+    groups: Sequence[int],
+    masks: torch.Tensor,
+    dilated: torch.Tensor,
+    *,
+    delta: float = 0.0,
+    iso_band: float = 10.0,
+    window: tuple[float, float] = (-991.0, 500.0),
+    impl: str = "auto",
+) -> torch.Tensor:
+    """The attenuation loss of `groups`, whose S and S+ are `masks` and `dilated` (G, D, H, W); see `attenuation_loss`."""
+    members = [findings.groups[g] for g in groups]
+    stats = attenuation_stats(
+        windowed_ct(ct, logits, window),
+        logits,
+        dilated,
+        masks,
+        [m.sample for m in members],
+        [int(m.channel) for m in members],
+        impl=impl,
+    )
+    losses = contrast_hinge(stats, [group_attenuation(member) for member in members], delta, iso_band)
+    present = masks.flatten(1).any(1)
+    return (losses * present).sum() / present.sum().clamp(min=1)
+
+
+def placed_attenuation_loss(
+    logits: torch.Tensor,
+    ct: torch.Tensor,
+    targets: BallTargets,
+    masks: torch.Tensor,
+    *,
+    delta: float = 0.0,
+    iso_band: float = 10.0,
+    window: tuple[float, float] = (-991.0, 500.0),
+    impl: str = "auto",
+) -> torch.Tensor:
+    """The attenuation loss of each tumour that the ball loss placed, on its own voxels.
+
+    Args:
+        targets: from `ball_targets`; the organ is the tumour's region in `masks` (G, D, H, W) without any placed tumour.
+        logits, ct, delta, iso_band, window, impl: as in `attenuation_loss`.
+    """
+    placed = [t for t in targets.placement.tumours if t.tumour.attenuation in ("hypo", "iso", "hyper")]
+    shape = (len(placed), *logits.shape[2:])
+    bodies = torch.stack([t.body for t in placed]) if placed else masks.new_zeros(shape)
+    taken = targets.placement.body[[t.plane for t in placed]]
+    organs = masks[[t.mask for t in placed]] & ~(taken & ~bodies)
+    stats = attenuation_stats(
+        windowed_ct(ct, logits, window),
+        logits,
+        bodies,
+        organs,
+        [targets.sample[t.plane] for t in placed],
+        [targets.channel[t.plane] for t in placed],
+        impl=impl,
+    )
+    losses = contrast_hinge(stats, [t.tumour.attenuation for t in placed], delta, iso_band)
+    present = bodies.flatten(1).any(1) & organs.flatten(1).any(1)
+    return (losses * present).sum() / present.sum().clamp(min=1)
+
+
+def windowed_ct(ct: torch.Tensor, logits: torch.Tensor, window: tuple[float, float]) -> torch.Tensor:
+    """The CT as (B, D, H, W), clipped to the window in HU, without gradient."""
+    if ct.ndim == 5:
+        check_shape("ct", ct, (logits.shape[0], 1, *logits.shape[2:]), "(B, 1, D, H, W)")
+        ct = ct[:, 0]
+    if not window[0] < window[1]:
+        raise ValueError(f"window: expected (low, high) in HU with low < high, got {window}")
+    return ct.detach().clamp(*window)
+
+
+def attenuation_features(stats: torch.Tensor, voxels: int) -> torch.Tensor:
+    """The public code's eight features (G, 8) of `attenuation_stats`; `voxels` is the size of the patch.
+
+    Organ mean and sd, tumour mean and sd, their differences, and the volume fractions of organ and tumour.
+    """
+    tumour, organ = stats[:, 0], stats[:, 1]
+    contrast = tumour[:, 1:] - organ[:, 1:]
+    fractions = torch.stack([organ[:, 0], tumour[:, 0]], dim=1) / voxels
+    return torch.cat([organ[:, 1:], tumour[:, 1:], contrast, fractions], dim=1)
+
+
+class AttenuationClassifier(nn.Module):
+    """Small head that reads hypo, hyper or mixed off the CT statistics, trained where masks are, frozen for reports.
+
+    On mask samples call `loss(features, attenuations)`: the head learns. On report samples call it with `frozen=True`:
+    the head's parameters are constants of that call, so the segmenter cannot bend it, and only the features take gradient.
+
+    Args:
+        hidden: width of the hidden layer.
+        hu_scale: HU by which means and sds are divided.
+    """
+
+    def __init__(self, hidden: int = 128, hu_scale: float = 100.0) -> None:
+        super().__init__()
+        self.hu_scale = hu_scale
+        self.head = nn.Sequential(nn.Linear(FEATURES, hidden), nn.ReLU(), nn.Linear(hidden, len(CLASSES)))
+
+    def forward(self, features: torch.Tensor, *, frozen: bool = False) -> torch.Tensor:
+        """Logits (G, 3) over `CLASSES` of features (G, 8) from `attenuation_features`, in HU."""
+        check_shape("features", features, (features.shape[0], FEATURES), "(G, 8)")
+        scaled = torch.cat([features[:, :6] / self.hu_scale, features[:, 6:]], dim=1)
+        if not frozen:
+            logits: torch.Tensor = self.head(scaled)
+            return logits
+        constants = {name: value.detach() for name, value in self.head.named_parameters()}
+        return torch.func.functional_call(self.head, constants, (scaled,))
+
+    def loss(self, features: torch.Tensor, attenuations: Sequence[str], *, frozen: bool = False) -> torch.Tensor:
+        """Mean cross-entropy over the groups reported hypo, hyper or mixed; 0 if there is none."""
+        if len(attenuations) != len(features):
+            raise ValueError(f"attenuations: expected one for each of {len(features)} rows of features, got {len(attenuations)}")
+        for attenuation in attenuations:
+            check_choice("attenuation", attenuation, (*CLASSES, "iso", "unknown"))
+        rows = [row for row, attenuation in enumerate(attenuations) if attenuation in CLASSES]
+        target = torch.tensor([CLASSES.index(attenuations[row]) for row in rows], dtype=torch.int64, device=features.device)
+        return F.cross_entropy(self(features[rows], frozen=frozen), target, reduction="sum") / max(len(rows), 1)
+
+
+class AttenuationLoss(nn.Module):
+    """`attenuation_loss` as a module: `AttenuationLoss(delta=10.0)(logits, ct, findings, regions, spacing)`."""
+
+    def __init__(
+        self,
+        recipe: str | Recipe = "paper",
+        *,
+        delta: float = 0.0,
+        iso_band: float = 10.0,
+        window: tuple[float, float] = (-991.0, 500.0),
+        impl: str = "auto",
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self.recipe = get_recipe(recipe, **options)
+        self.delta, self.iso_band, self.window = delta, iso_band, window
+        self.impl = impl
+
+    def forward(
+        self,
+        logits: torch.Tensor,
+        ct: torch.Tensor,
+        findings: Findings,
+        regions: torch.Tensor | None,
+        spacing: Sequence[float],
+    ) -> torch.Tensor:
+        return attenuation_loss(
+            logits,
+            ct,
+            findings,
+            regions,
+            spacing,
+            delta=self.delta,
+            iso_band=self.iso_band,
+            window=self.window,
+            recipe=self.recipe,
+            impl=self.impl,
+        )
+
+    def extra_repr(self) -> str:
+        return f"delta={self.delta}, iso_band={self.iso_band}, window={self.window}, impl={self.impl!r}"

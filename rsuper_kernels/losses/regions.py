@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The regions that reports name, as masks: S of each finding group, S+ around it, and what is known of each plane."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from rsuper_kernels.checks import check_device, check_float, check_integer, check_ndim, check_shape
+from rsuper_kernels.findings import Findings
+from rsuper_kernels.geometry import UNIT_SPACING, Element, Spacing, as_spacing, ball_element, cascade_element
+from rsuper_kernels.ops.dilate import dilate
+from rsuper_kernels.recipes import Recipe
+
+
+def check_inputs(logits: torch.Tensor, findings: Findings) -> None:
+    """Raise unless logits (B, C, D, H, W) fit the findings."""
+    check_float("logits", logits)
+    check_ndim("logits", logits, "(B, C, D, H, W)")
+    expected = (findings.batch_size, findings.channel_count)
+    if tuple(logits.shape[:2]) != expected:
+        raise ValueError(f"logits: the findings are for (B, C) = {expected}, got shape {tuple(logits.shape)}")
+
+
+def check_finite(name: str, tensor: torch.Tensor, findings: Findings) -> None:
+    """Raise ValueError naming the first plane of `tensor` (B, C, ...) that holds NaN or infinity. Reads the device."""
+    bad = (~torch.isfinite(tensor)).flatten(2).any(2).nonzero().tolist()
+    if bad:
+        sample, channel = bad[0]
+        raise ValueError(f"{name}: NaN or infinity in sample {sample}, {findings.channel_name(channel)} ({len(bad)} planes in all)")
+
+
+def effective_spacing(spacing: Sequence[float], recipe: Recipe) -> Spacing:
+    """The spacing (mm) that the recipe's lengths are measured with."""
+    checked = as_spacing(spacing)
+    return checked if recipe.units == "mm" else UNIT_SPACING
+
+
+def margin_element(margin: float, spacing: Spacing, recipe: Recipe) -> Element:
+    """Structuring element that reaches `margin` mm."""
+    if recipe.dilation == "cascade":
+        return cascade_element(2 * round(margin) + 1)
+    return ball_element(margin, spacing)
+
+
+def group_regions(findings: Findings, groups: Sequence[int], regions: torch.Tensor | None, logits: torch.Tensor) -> torch.Tensor:
+    """Bool masks (len(groups), D, H, W) of the regions S that these groups name, from a label map, from masks, or whole."""
+    volume = tuple(logits.shape[2:])
+    masks = torch.zeros(len(groups), *volume, dtype=torch.bool, device=logits.device)
+    if regions is not None:
+        check_device("regions", regions, "logits", logits)
+        if regions.ndim == 5:
+            check_shape("regions", regions, tuple(logits.shape), "masks (B, C, D, H, W)")
+        else:
+            check_shape("regions", regions, (logits.shape[0], *volume), "a label map (B, D, H, W)")
+            check_integer("regions", regions)
+    for row, g in enumerate(groups):
+        masks[row] = _one_region(findings, g, regions)
+    return masks
+
+
+def _one_region(findings: Findings, g: int, regions: torch.Tensor | None) -> torch.Tensor | bool:
+    group = findings.groups[g]
+    where = f"groups[{g}] (sample {group.sample}, {findings.channel_name(int(group.channel))})"
+    if regions is not None and regions.ndim == 5:
+        if group.region is not None:
+            raise ValueError(f"{where}: it names label ids, but regions holds masks (B, C, D, H, W); pass a label map (B, D, H, W)")
+        return regions[group.sample, int(group.channel)] != 0
+    if group.region is None:
+        return True
+    if regions is None:
+        raise ValueError(f"{where}: it names label ids {group.region}, but regions is None; pass a label map (B, D, H, W)")
+    labels = regions[group.sample]
+    ids = torch.tensor(group.region, dtype=torch.int64, device=labels.device)
+    return torch.isin(labels.long(), ids)
+
+
+def dilated_regions(masks: torch.Tensor, spacing: Spacing, recipe: Recipe, impl: str) -> torch.Tensor:
+    """S+ (G, D, H, W): the voxels within the region margin of each S."""
+    return dilate(masks, margin_element(recipe.region_margin, spacing, recipe), impl=impl)
+
+
+def reported_known(findings: Findings, groups: Sequence[int], masks: torch.Tensor) -> torch.Tensor:
+    """Where one plane's reports settle what is tumour and what is not, bool (D, H, W); `masks` holds S of `groups`.
+
+    A report that describes tumours lists all of them, and a negative without a region covers the patch; negatives with a
+    region speak of that region only.
+    """
+    members = [findings.groups[g] for g in groups]
+    if any(not group.negative or group.region is None for group in members):
+        return torch.ones_like(masks[0])
+    return masks.any(0)

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Segmentation term: masked cross-entropy and adaptive Dice where the target of a voxel is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from rsuper_kernels.checks import check_device, check_float, check_ndim, check_shape
+from rsuper_kernels.geometry import ball_element
+from rsuper_kernels.ops.dilate import dilate
+from rsuper_kernels.ops.masked_bce_dice import masked_bce_dice
+from rsuper_kernels.recipes import Recipe, get_recipe
+
+# Labels of voxels this near (in voxels) to an unknown one are not trusted either.
+UNKNOWN_ELEMENT = ball_element(2.5)
+
+
+def known_voxels(unknown: torch.Tensor, *, impl: str = "auto") -> torch.Tensor:
+    """Bool mask of the voxels that are more than two voxels away from any unknown voxel; `unknown` is (B, C, D, H, W)."""
+    return ~dilate(unknown, UNKNOWN_ELEMENT, impl=impl)
+
+
+def adaptive_dice(
+    tp: torch.Tensor, fp: torch.Tensor, fn: torch.Tensor, *, dim: int | None = 0, empty: str = "skip"
+) -> torch.Tensor:
+    """Dice loss 1 - tp / (tp + alpha fp + (1 - alpha) fn), whose alpha shifts towards the more frequent error.
+
+        alpha = fp / (fp + fn), summed over `dim` (None: each entry by itself), clamped to [0.2, 0.8], not detached
+
+    Args:
+        tp, fp, fn: (B, C) sums of probabilities.
+        dim: the axis that shares one alpha, the batch in the segmentation term.
+        empty: "skip" gives 0 and no gradient where there is no target, for a mean that leaves it out; "one" gives 1.
+
+    Returns:
+        Losses of the same shape. Source: PUBLIC R-Super, A.4.
+    """
+    false_positives, false_negatives = (fp, fn) if dim is None else (fp.sum(dim, keepdim=True), fn.sum(dim, keepdim=True))
+    alpha = (false_positives / (false_positives + false_negatives + 1e-5)).clamp(0.2, 0.8)
+    loss = 1 - tp / (tp + alpha * fp + (1 - alpha) * fn + 1e-5)
+    # tp + fn is the number of target voxels
+    return torch.where((tp + fn).detach() > 0, loss, 0.0) if empty == "skip" else loss
+
+
+def mean_dice(losses: torch.Tensor, targets: torch.Tensor, empty: str) -> torch.Tensor:
+    """Mean of Dice losses, leaving out those without `targets` (voxels) if `empty` is "skip"; 0 if none is left."""
+    if empty == "one":
+        return losses.mean() if losses.numel() else losses.sum()
+    return losses.sum() / (targets > 0).sum().clamp(min=1)
+
+
+def segmentation_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    known: torch.Tensor | None = None,
+    *,
+    class_weights: torch.Tensor | None = None,
+    recipe: str | Recipe = "paper",
+    impl: str = "auto",
+    **options: Any,
+) -> torch.Tensor:
+    """Cross-entropy (mean over all voxels, unknown ones counting 0) plus adaptive Dice, on the known voxels.
+
+    Args:
+        logits: (B, C, D, H, W), any float dtype.
+        labels: (B, C, D, H, W), bool, integer or float in {0, 1}.
+        known: (B, C, D, H, W) bool, voxels whose label is true; None: all. See `known_voxels`.
+        class_weights: (B, C) or None.
+        recipe: "paper" leaves empty planes out of the Dice mean, "rsuper" counts them as 1.
+        impl: backend of the ops.
+        options: options of the recipe to change.
+
+    Returns:
+        A scalar, float32 (float64 for float64 logits); 0 if nothing is known. Gradient to `logits`.
+
+    Raises:
+        TypeError, ValueError: inputs that do not fit, named.
+
+    Source: PUBLIC R-Super, A.4.
+    """
+    bce, dice = segmentation_terms(logits, labels, known, class_weights=class_weights, recipe=recipe, impl=impl, **options)
+    return bce + dice
+
+
+def segmentation_terms(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    known: torch.Tensor | None = None,
+    *,
+    class_weights: torch.Tensor | None = None,
+    recipe: str | Recipe = "paper",
+    impl: str = "auto",
+    **options: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The cross-entropy and the Dice of `segmentation_loss`, apart."""
+    rules = get_recipe(recipe, **options)
+    check_float("logits", logits)
+    check_ndim("logits", logits, "(B, C, D, H, W)")
+    check_shape("labels", labels, tuple(logits.shape), "(B, C, D, H, W)")
+    if known is None:
+        known = torch.ones_like(labels, dtype=torch.bool)
+    batch, channels = logits.shape[:2]
+    sums = masked_bce_dice(logits, labels, known, impl=impl).unflatten(0, (batch, channels))
+    weights = sums.new_ones(batch, channels)
+    if class_weights is not None:
+        check_shape("class_weights", class_weights, (batch, channels), "(B, C)")
+        check_device("class_weights", class_weights, "logits", logits)
+        weights = class_weights.to(sums.dtype)
+    voxels = logits[0, 0].numel()
+    bce = ((sums[..., 0] + sums[..., 1]) * weights).sum() / (batch * channels * voxels)
+    tp, fp, fn = sums[..., 2], sums[..., 3], sums[..., 4]
+    dice = adaptive_dice(tp, fp, fn, empty=rules.empty_dice) * weights
+    return bce, mean_dice(dice, (tp + fn).detach(), rules.empty_dice)
+
+
+class SegmentationLoss(nn.Module):
+    """`segmentation_loss` as a module: `SegmentationLoss(recipe="paper")(logits, labels, known)`."""
+
+    def __init__(self, recipe: str | Recipe = "paper", *, impl: str = "auto", **options: Any) -> None:
+        super().__init__()
+        self.recipe = get_recipe(recipe, **options)
+        self.impl = impl
+
+    def forward(
+        self,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        known: torch.Tensor | None = None,
+        class_weights: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        return segmentation_loss(logits, labels, known, class_weights=class_weights, recipe=self.recipe, impl=self.impl)
+
+    def extra_repr(self) -> str:
+        return f"{self.recipe}, impl={self.impl!r}"

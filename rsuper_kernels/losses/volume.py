@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Volume Loss: the predicted tumour volume inside a reported region must match the reported volume."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from rsuper_kernels.findings import UNKNOWN_VOLUMES, Findings
+from rsuper_kernels.geometry import Spacing, voxel_volume
+from rsuper_kernels.losses.regions import check_inputs, dilated_regions, effective_spacing, group_regions
+from rsuper_kernels.ops.region_sums import region_sums
+from rsuper_kernels.recipes import Recipe, get_recipe
+
+
+def volume_curve(
+    predicted: torch.Tensor, reported: torch.Tensor, tolerance: float = 0.1, smoothing: float = 500.0
+) -> torch.Tensor:
+    """Loss of a predicted volume P against a reported volume Y, both in mm3, elementwise.
+
+        v = max((1 - tolerance) Y, min(Y, 100))
+        L = clamp(|P - Y| / (P + Y + smoothing) - |v - Y| / (v + Y + smoothing), 0, 1)
+
+    At Y = 1000 it is 0.625 at P = 0 and zero from 900 to 1108.7. Gradient to `predicted`.
+    Source: Bassi et al., MICCAI 2025, Volume Loss.
+    """
+    nearest = torch.maximum((1 - tolerance) * reported, reported.clamp(max=100))
+    tolerated = (nearest - reported).abs() / (nearest + reported + smoothing)
+    return ((predicted - reported).abs() / (predicted + reported + smoothing) - tolerated).clamp(0, 1)
+
+
+def volume_loss(
+    logits: torch.Tensor,
+    findings: Findings,
+    regions: torch.Tensor | None,
+    spacing: Sequence[float],
+    *,
+    recipe: str | Recipe = "paper",
+    impl: str = "auto",
+    **options: Any,
+) -> torch.Tensor:
+    """Compare the predicted tumour volume in each reported region with the volume that the report gives.
+
+    Args:
+        logits: (B, C, D, H, W), any float dtype.
+        findings: the batch's findings.
+        regions: integer label map (B, D, H, W), masks (B, C, D, H, W), or None if no group names a region.
+        spacing: (sD, sH, sW) in mm.
+        recipe: "paper", "rsuper" or a Recipe.
+        impl: backend of the ops.
+        options: options of the recipe to change, such as tolerance=0.2.
+
+    Returns:
+        A scalar, float32 (float64 for float64 logits), 0 without findings. Groups on annotated planes, and groups whose
+        region is not in the patch, take no part. Tumours of unknown size or count cost nothing between the smallest and
+        largest plausible volume. Gradient to `logits`.
+
+    Raises:
+        TypeError, ValueError: inputs that do not fit; the argument and the group are named.
+
+    Source: Bassi et al., MICCAI 2025, Volume Loss.
+    """
+    check_inputs(logits, findings)
+    rules = get_recipe(recipe, **options)
+    groups = [g for indices in findings.planes().values() for g in indices]
+    if rules.negatives == "ignore":
+        groups = [g for g in groups if not findings.groups[g].negative]
+    effective = effective_spacing(spacing, rules)
+    masks = dilated_regions(group_regions(findings, groups, regions, logits), effective, rules, impl)
+    return grouped_volume_loss(logits, findings, groups, masks, effective, rules, impl)
+
+
+def grouped_volume_loss(
+    logits: torch.Tensor,
+    findings: Findings,
+    groups: Sequence[int],
+    masks: torch.Tensor,
+    spacing: Spacing,
+    recipe: Recipe,
+    impl: str = "auto",
+) -> torch.Tensor:
+    """The volume loss of `groups`, whose S+ are `masks` (G, D, H, W); see `volume_loss`."""
+    members = [findings.groups[g] for g in groups]
+    sums = region_sums(logits, masks, [m.sample for m in members], [int(m.channel) for m in members], impl=impl)
+    predicted = sums * voxel_volume(spacing)
+    reported = predicted.new_tensor([member.volume for member in members])
+    closed = volume_curve(predicted, reported, recipe.tolerance, recipe.smoothing)
+    # of unknown size or count: only volumes that no such tumours can have are pulled to the nearer bound
+    bound = predicted.detach().clamp(max=UNKNOWN_VOLUMES[1]).maximum(reported)
+    ranged = volume_curve(predicted, bound, 0.0, recipe.smoothing)
+    open_ended = torch.tensor([member.open_ended for member in members], dtype=torch.bool, device=logits.device)
+    present = masks.flatten(1).any(1)
+    losses = torch.where(open_ended, ranged, closed) * present
+    if recipe.volume_mean == "channels":
+        return losses.sum() / (findings.batch_size * max(len(findings.lesion_channels or ()), 1))
+    return losses.sum() / present.sum().clamp(min=1)
+
+
+class VolumeLoss(nn.Module):
+    """`volume_loss` as a module: `VolumeLoss(recipe="paper", tolerance=0.2)(logits, findings, regions, spacing)`."""
+
+    def __init__(self, recipe: str | Recipe = "paper", *, impl: str = "auto", **options: Any) -> None:
+        super().__init__()
+        self.recipe = get_recipe(recipe, **options)
+        self.impl = impl
+
+    def forward(
+        self, logits: torch.Tensor, findings: Findings, regions: torch.Tensor | None, spacing: Sequence[float]
+    ) -> torch.Tensor:
+        return volume_loss(logits, findings, regions, spacing, recipe=self.recipe, impl=self.impl)
+
+    def extra_repr(self) -> str:
+        return f"{self.recipe}, impl={self.impl!r}"

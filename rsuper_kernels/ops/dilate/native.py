@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls into the compiled module. Importing this file works without it; ask `available()`."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Sequence
+from types import ModuleType
+
+import torch
+
+
+def dilate(mask: torch.Tensor, runs: torch.Tensor, passes: Sequence[int]) -> torch.Tensor:
+    """Binary dilation of masks on the CPU.
+
+    Args:
+        mask: bool (N, D, H, W), contiguous, on the CPU.
+        runs: int32 (R, 3), contiguous, on the CPU. A row (dz, dy, half_width) stands for all offsets (dz, dy, dx)
+            with |dx| <= half_width.
+        passes: how many rows of `runs` each structuring element takes, in order; the elements are applied one after
+            the other. No pass returns a copy, an empty pass an empty mask.
+
+    Returns:
+        bool (N, D, H, W). Voxels outside the volume count as False.
+
+    Raises:
+        ImportError: the compiled module is not there; `available()` says why.
+        ValueError: a tensor is not as described above, or `passes` does not add up to R, or a half width is negative.
+    """
+    _require("mask", mask, torch.bool, 4)
+    _require("runs", runs, torch.int32, 2)
+    if runs.shape[1] != 3:
+        raise ValueError(f"runs: expected shape (R, 3), got {tuple(runs.shape)}")
+    if min(passes, default=0) < 0 or sum(passes) != runs.shape[0]:
+        raise ValueError(f"passes: {list(passes)} does not divide the {runs.shape[0]} rows of runs")
+    out = torch.empty_like(mask)
+    _load().dilate(
+        mask.data_ptr(), out.data_ptr(), *mask.shape, runs.data_ptr(), list(passes), threads=torch.get_num_threads()
+    )
+    return out
+
+
+def available() -> tuple[bool, str]:
+    """Whether `dilate` can run here, and what it runs on or why it cannot."""
+    reason = _why_not()
+    if reason:
+        return False, reason
+    return True, f"compiled module {'with' if _load().openmp() else 'without'} OpenMP"
+
+
+def _load() -> ModuleType:
+    return importlib.import_module("rsuper_kernels._C")
+
+
+@functools.cache  # the reason only: a cached exception would keep its traceback, and with it tensors, alive
+def _why_not() -> str:
+    try:
+        _load()
+    except ModuleNotFoundError:
+        return "the compiled module was not built (it needs a C++ compiler and the Python headers at install time)"
+    except ImportError as error:
+        return f"the compiled module does not load: {error}"
+    return ""
+
+
+def _require(name: str, tensor: torch.Tensor, dtype: torch.dtype, ndim: int) -> None:
+    good = tensor.dtype == dtype and tensor.ndim == ndim and tensor.device.type == "cpu" and tensor.is_contiguous()
+    if not good:
+        raise ValueError(
+            f"{name}: expected a contiguous {ndim}-dimensional {dtype} tensor on the CPU, got {tensor.dtype} of shape "
+            f"{tuple(tensor.shape)} and strides {tensor.stride()} on {tensor.device}"
+        )

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dilation as its definition says: out(x) = OR over offsets o of the element of mask(x - o), zero outside the array."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+
+def dilate(mask: torch.Tensor, runs: torch.Tensor, passes: Sequence[int]) -> torch.Tensor:
+    """Dilate bool masks (N, D, H, W) by passes of runs (R, 3) of (dz, dy, half width); returns a new bool tensor."""
+    for one_pass in runs.split(list(passes)):
+        mask = _dilate_once(mask, [tuple(run) for run in one_pass.tolist()])
+    return mask.clone() if len(passes) == 0 else mask
+
+
+def _dilate_once(mask: torch.Tensor, runs: list[tuple[int, int, int]]) -> torch.Tensor:
+    out = torch.zeros_like(mask)
+    rows, width = mask, 0
+    # runs in order of width, so that each row is widened step by step instead of from scratch
+    for dz, dy, half_width in sorted(runs, key=lambda run: run[2]):
+        while width < half_width:
+            rows, width = _widen(rows), width + 1
+        target, source = _overlap(out, rows, 1, dz)
+        target, source = _overlap(target, source, 2, dy)
+        target |= source
+    return out
+
+
+def _widen(rows: torch.Tensor) -> torch.Tensor:
+    """Dilate along the last axis by one voxel."""
+    wider = rows.clone()
+    wider[..., 1:] |= rows[..., :-1]
+    wider[..., :-1] |= rows[..., 1:]
+    return wider
+
+
+def _overlap(out: torch.Tensor, source: torch.Tensor, dim: int, shift: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The part of `out`, and the part of `source` that lands on it when shifted by `shift` along `dim`."""
+    length = max(out.shape[dim] - abs(shift), 0)
+    return out.narrow(dim, min(max(shift, 0), out.shape[dim]), length), source.narrow(dim, min(max(-shift, 0), out.shape[dim]), length)
