@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Report supervision for 3D tumour segmentation: radiology reports as voxel-wise training losses.
 
-Arrays are (B, C, D, H, W); spacing is (sD, sH, sW) in mm; CT numbers are HU. `import rsuper_kernels` compiles nothing and
-touches no GPU. The public research code's function names are in `rsuper_kernels.compat`.
+Arrays are (B, C, D, H, W); spacing is (sD, sH, sW) in mm; CT numbers are HU. Importing compiles nothing and touches no
+GPU. The public research code's function names are in `rsuper_kernels.compat`.
 """
 
 from rsuper_kernels.dispatch import BackendError

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Argument checks that name the argument, what was expected and what came. They read shapes and dtypes, never values."""
+"""Argument checks that name the argument, what was expected and what came. They read shapes, never values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ def check_float(name: str, tensor: torch.Tensor) -> None:
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(tensor).__name__}")
     if not tensor.is_floating_point():
-        raise TypeError(f"{name}: expected a floating-point tensor (float16, bfloat16, float32, float64), got {tensor.dtype}")
+        raise TypeError(
+            f"{name}: expected a floating-point tensor (float16, bfloat16, float32, float64), got {tensor.dtype}"
+        )
 
 
 def check_integer(name: str, tensor: torch.Tensor) -> None:
@@ -49,7 +51,9 @@ def check_planes(logits: torch.Tensor, sample: Sequence[int], channel: Sequence[
     for name, values, size in (("sample", sample, logits.shape[0]), ("channel", channel, logits.shape[1])):
         for index, value in enumerate(values):
             if not 0 <= value < size:
-                raise ValueError(f"{name}[{index}]: expected 0 to {size - 1} for logits {tuple(logits.shape)}, got {value}")
+                raise ValueError(
+                    f"{name}[{index}]: expected 0 to {size - 1} for logits {tuple(logits.shape)}, got {value}"
+                )
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ import importlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -49,7 +49,7 @@ class Backend:
         return None
 
 
-@lru_cache(maxsize=None)
+@cache
 def load(target: str) -> Callable[..., Any]:
     """Import "package.module:function" at its first use."""
     module, _, name = target.partition(":")
@@ -67,13 +67,18 @@ def ops() -> list[str]:
     return sorted(_registry)
 
 
+def registered(op: str, impl: str) -> bool:
+    """Whether `op` has an `impl`, on this machine or another."""
+    return impl in _registry[op]
+
+
 def refusal(op: str, impl: str, device: torch.device) -> str | None:
     """Why `impl` cannot serve `op` on `device`, or None if it can."""
     backend = _registry[op].get(impl)
     return f"{op} has no {impl} implementation yet" if backend is None else backend.refusal(device)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _log_once(message: str) -> None:
     logger.debug(message)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the reports of a batch say, on the host: tumours, grouped by the sample, channel and region they were reported in."""
+"""What the reports of a batch say, on the host: tumours, grouped by sample, channel and region."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ class Tumour:
             raise ValueError(f"diameters: expected one to three positive lengths in mm, got {self.diameters!r}")
         volume = ellipsoid_volume(diameters) if self.volume is None else float(self.volume)
         if not (math.isfinite(volume) and volume > 0):
-            raise ValueError(f"volume: expected a positive number of mm3 for diameters {diameters}, got {self.volume!r}")
+            raise ValueError(
+                f"volume: expected a positive number of mm3 for diameters {diameters}, got {self.volume!r}"
+            )
         object.__setattr__(self, "diameters", complete_diameters(diameters))
         object.__setattr__(self, "volume", volume)
 
@@ -83,15 +85,16 @@ class FindingGroup:
 
     sample: int
     channel: int | str
-    region: tuple[int | str, ...] | None = None
+    region: int | str | tuple[int | str, ...] | None = None
     tumours: tuple[Tumour, ...] = ()
     count_known: bool = True
 
     def __post_init__(self) -> None:
         region = self.region
-        if isinstance(region, (int, str)):
-            region = (region,)
-        object.__setattr__(self, "region", None if region is None else tuple(region))
+        if region is not None:
+            # one id or name may stand for itself
+            region = (region,) if isinstance(region, (int, str)) else tuple(region)
+        object.__setattr__(self, "region", region)
         tumours = tuple(self.tumours)
         if not tumours and not self.count_known:
             # "multiple lesions", none described: at least one, of unknown size
@@ -120,7 +123,7 @@ class FindingGroup:
 
 @dataclass(frozen=True)
 class Findings:
-    """A batch's findings, checked once; the table that every report loss takes.
+    """A batch's findings, checked once: the table that every report loss takes.
 
     A plane (sample, channel) is *annotated* (it has voxel labels and takes no report loss), *reported* (its groups name
     a tumour), *negative* (its groups name none) or *unknown* (no group: not mentioned, organ not in the crop).
@@ -134,7 +137,7 @@ class Findings:
         annotated: planes (sample, channel) with voxel labels.
 
     Raises:
-        ValueError: a sample, channel or region that does not exist; a plane with contradictory groups. The group is named.
+        ValueError: a sample, channel or region that does not exist, or contradictory groups; the group is named.
     """
 
     groups: tuple[FindingGroup, ...] = ()
@@ -196,7 +199,9 @@ class Findings:
         start = 0
         for index, item in enumerate(findings):
             if (item.channels, item.lesion_channels) != (first.channels, first.lesion_channels):
-                raise ValueError(f"collate: findings {index} are over channels {item.channels}, findings 0 over {first.channels}")
+                raise ValueError(
+                    f"collate: findings {index} are over channels {item.channels}, findings 0 over {first.channels}"
+                )
             groups += [replace(group, sample=group.sample + start) for group in item.groups]
             annotated |= {(sample + start, channel) for sample, channel in item.annotated}
             start += item.batch_size
@@ -207,10 +212,14 @@ class Findings:
         sample = self._sample(group.sample, where)
         channel = self._channel(group.channel, where)
         if channel not in (self.lesion_channels or ()):
-            raise ValueError(f"{where}: {self.channel_name(channel)} (sample {sample}) is not among the lesion channels")
+            raise ValueError(
+                f"{where}: {self.channel_name(channel)} (sample {sample}) is not among the lesion channels"
+            )
         region = group.region
         if region is not None:
-            region = tuple(self._region_id(name, f"{where} (sample {sample}, {self.channel_name(channel)})") for name in region)
+            region = tuple(
+                self._region_id(name, f"{where} (sample {sample}, {self.channel_name(channel)})") for name in region
+            )
         return replace(group, sample=sample, channel=channel, region=region)
 
     def _sample(self, sample: int, where: str) -> int:
@@ -246,6 +255,6 @@ class Findings:
             groups = [self.groups[g] for g in indices]
             if any(g.negative and g.region is None for g in groups) and not all(g.negative for g in groups):
                 raise ValueError(
-                    f"sample {sample}, {self.channel_name(channel)}: a negative for the whole patch (region=None) stands "
-                    "beside reported tumours; give the negative its region, or leave it out"
+                    f"sample {sample}, {self.channel_name(channel)}: a negative for the whole patch (region=None) "
+                    "stands beside reported tumours; give the negative its region, or leave it out"
                 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lengths, axes and structuring elements: the one place that knows that arrays are (D, H, W) and spacing is (sD, sH, sW) in mm.
+"""Lengths, axes and structuring elements: the one place that knows about (D, H, W) and spacing (sD, sH, sW) in mm.
 
 Everything here is decided on the host in float64, so that every backend sees the same integers: which offsets belong
 to a ball never depends on a device's rounding.
@@ -28,12 +28,15 @@ def as_spacing(spacing: Sequence[float]) -> Spacing:
     Raises:
         ValueError: not three finite, positive numbers.
     """
-    values = tuple(float(value) for value in spacing)
+    try:
+        values = tuple(float(value) for value in spacing)
+    except (TypeError, ValueError):
+        values = ()
     if len(values) != 3 or not all(math.isfinite(value) and value > 0 for value in values):
         raise ValueError(
-            f"spacing: expected three positive numbers (sD, sH, sW) in mm, in the order of the array axes, got {spacing!r}"
+            f"spacing: expected three positive numbers (sD, sH, sW) in mm, in the order of the axes, got {spacing!r}"
         )
-    return values  # type: ignore[return-value]
+    return (values[0], values[1], values[2])
 
 
 def voxel_volume(spacing: Spacing) -> float:
@@ -109,10 +112,10 @@ def ball_element(radius: float, spacing: Spacing = UNIT_SPACING) -> Element:
 
 @lru_cache(maxsize=64)
 def cascade_element(kernel_size: int, full_pass_radius: int = 3) -> Element:
-    """The public code's dilation: passes of small voxel balls in place of one large ball (PUBLIC R-Super, quirk Q1).
+    """The public code's dilation: passes of small voxel balls in place of a large one (Q1).
 
-    An even `kernel_size` is raised by one. A radius above `full_pass_radius` becomes full passes of that radius and one
-    pass of the remainder, so 31 is five passes of the 7-voxel ball: 16,251 offsets, not the 15,515 of the 31-voxel ball.
+    An even `kernel_size` is raised by one. A radius above `full_pass_radius` becomes full passes of that radius
+    and one of the remainder, so 31 is five passes of the 7-voxel ball: 16,251 offsets, not the 15,515 of that ball.
     """
     radius = kernel_size // 2
     if radius <= full_pass_radius:
@@ -144,10 +147,10 @@ def ball_voxels(diameter: float) -> int:
 
 @lru_cache(maxsize=64)
 def ball_kernel(diameter: float, spacing: Spacing = UNIT_SPACING, sigma: float | None = 1.5) -> torch.Tensor:
-    """Search kernel: a ball of `diameter` mm, Gaussian weights exp(-r^2 / (2 (sigma * diameter / 2)^2)) inside, sum 1.
+    """Search kernel: a ball of `diameter` mm with weights exp(-r^2 / (2 (sigma * diameter / 2)^2)) inside, sum 1.
 
-    `sigma` is in radii; None gives a flat ball. Returns float64 (kD, kH, kW) with odd edges, on the CPU; at 1.5 the border
-    weighs 0.80 of the centre. A ball smaller than a voxel is that one voxel. Source: PUBLIC R-Super, A.2.
+    `sigma` is in radii; None gives a flat ball. Returns float64 (kD, kH, kW) with odd edges, on the CPU; at 1.5 the
+    border weighs 0.80 of the centre. A ball smaller than a voxel is that one voxel. Source: public R-Super code, A.2.
     """
     limit = squared_limit(diameter / 2)
     axes = []
@@ -164,7 +167,7 @@ def ball_kernel(diameter: float, spacing: Spacing = UNIT_SPACING, sigma: float |
 
 
 def growth_radii(diameter: float, margin: float, shape: Sequence[int], spacing: Spacing) -> list[float]:
-    """Radii (mm) that a tumour's ball may take: diameter * (1 + margin) / 2, then 10 % more each, until it spans the patch."""
+    """Radii (mm) of a tumour's ball: diameter * (1 + margin) / 2, then 10 % more each, until it spans the patch."""
     diagonal = math.sqrt(sum((size * step) ** 2 for size, step in zip(shape, spacing, strict=True)))
     radii = [diameter * (1 + margin) / 2]
     while radii[-1] < diagonal:
@@ -173,7 +176,7 @@ def growth_radii(diameter: float, margin: float, shape: Sequence[int], spacing: 
 
 
 def odd_growth_radii(diameter: int, margin: float, shape: Sequence[int]) -> list[float]:
-    """The public code's radii (voxels): the odd diameter grows by 10 %, rounded to odd, while under the patch edge (Q17, Q18)."""
+    """The public code's radii (voxels): the diameter grows by 10 % to the next odd while under the edge (Q17, Q18)."""
     radii = [ceil_odd(diameter * (1 + margin)) / 2]
     while True:
         grown = int(np.round(diameter * 1.1))

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 @dataclass(frozen=True)
 class Recipe:
-    """Options of the losses. The defaults are the recipe "paper"; (Q..) names the quirk of the public code in the README."""
+    """Options of the losses. The defaults are the recipe "paper"; (Q..) numbers the public code's quirks."""
 
     # --- geometry
     units: Literal["mm", "voxels"] = "mm"
@@ -57,6 +57,16 @@ class Recipe:
     ball_mean: Literal["planes", "samples"] = "planes"
     """Mean over planes, or over samples, whose negative planes then count only where no tumour is reported (Q14)."""
 
+    # --- attenuation loss
+    attenuation_scope: Literal["tumour", "group"] = "tumour"
+    """In the total loss: compare each placed tumour's own voxels, or all of S+ at once."""
+    attenuation_delta: float = 0.0
+    """HU by which a hypo- or hyperattenuating tumour must differ from the organ; 0 asks for the sign alone."""
+    iso_band: float = 10.0
+    """HU within which an isoattenuating tumour may differ from the organ."""
+    window: tuple[float, float] = (-991.0, 500.0)
+    """HU to which the CT is clipped."""
+
     # --- segmentation term
     rim: Literal["unknown", "background"] = "unknown"
     """Voxels of S+ outside the region: unknown to the segmentation term, or background (Q13)."""
@@ -73,12 +83,14 @@ class Recipe:
             hint, value = hints[option.name], getattr(self, option.name)
             if get_origin(hint) is Literal and value not in get_args(hint):
                 raise ValueError(f"{option.name}: expected one of {', '.join(get_args(hint))}, got {value!r}")
-        for name in ("region_margin", "smoothing", "diameter_margin", "tolerated_margin"):
+        for name in ("region_margin", "smoothing", "diameter_margin", "tolerated_margin", "iso_band"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}: expected a number of at least 0, got {getattr(self, name)!r}")
         for name in ("tolerance", "volume_margin"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected a number in [0, 1), got {getattr(self, name)!r}")
+        if not self.window[0] < self.window[1]:
+            raise ValueError(f"window: expected (low, high) in HU with low < high, got {self.window!r}")
 
 
 PAPER = Recipe()

@@ -27,9 +27,7 @@ CLASSES = ("hypo", "hyper", "mixed")
 FEATURES = 8
 
 
-def contrast_hinge(
-    stats: torch.Tensor, attenuations: Sequence[str], delta: float = 0.0, iso_band: float = 10.0
-) -> torch.Tensor:
+def contrast_hinge(stats: torch.Tensor, attenuations: Sequence[str], recipe: Recipe) -> torch.Tensor:
     """Hinge on the contrast between tumour and organ, in units of the organ's sd.
 
         hypo:  max(0, mean_t - mean_o + delta) / sd_o        hyper: max(0, mean_o - mean_t + delta) / sd_o
@@ -38,8 +36,7 @@ def contrast_hinge(
     Args:
         stats: (G, 2, 3) from `attenuation_stats`: [tumour, organ] x [weight, mean, sd].
         attenuations: the reported attenuation of each of the G tumours or groups.
-        delta: HU by which the means must differ; 0 asks for the sign alone, as the public rule does.
-        iso_band: HU within which an iso-attenuating tumour may differ.
+        recipe: gives delta (`attenuation_delta`, HU; 0 asks for the sign alone, as the public rule) and `iso_band`.
 
     Returns:
         (G,) losses; sd_o is a constant, at least 1 HU. Gradient to `stats`.
@@ -48,12 +45,12 @@ def contrast_hinge(
     scale = stats[:, 1, 2].detach().clamp(min=1)
     sign = difference.new_tensor([{"hypo": 1.0, "hyper": -1.0}.get(a, 0.0) for a in attenuations])
     iso = difference.new_tensor([float(a == "iso") for a in attenuations])
-    signed = (sign * difference + delta).clamp(min=0) * sign.abs()
-    return (signed + (difference.abs() - iso_band).clamp(min=0) * iso) / scale
+    signed = (sign * difference + recipe.attenuation_delta).clamp(min=0) * sign.abs()
+    return (signed + (difference.abs() - recipe.iso_band).clamp(min=0) * iso) / scale
 
 
 def group_attenuation(group: FindingGroup) -> str:
-    """What all tumours of a group together look like: their common attenuation, "mixed" if they differ, or "unknown"."""
+    """What a group's tumours look like together: their common attenuation, "mixed" if they differ, or "unknown"."""
     values = {tumour.attenuation for tumour in group.tumours}
     if not values or "unknown" in values or not group.count_known:
         return "unknown"
@@ -67,9 +64,6 @@ def attenuation_loss(
     regions: torch.Tensor | None,
     spacing: Sequence[float],
     *,
-    delta: float = 0.0,
-    iso_band: float = 10.0,
-    window: tuple[float, float] = (-991.0, 500.0),
     recipe: str | Recipe = "paper",
     impl: str = "auto",
     **options: Any,
@@ -80,9 +74,7 @@ def attenuation_loss(
         logits: (B, C, D, H, W), any float dtype.
         ct: (B, 1, D, H, W) or (B, D, H, W) in HU.
         findings, regions, spacing: as in `volume_loss`.
-        delta, iso_band: HU, see `contrast_hinge`.
-        window: HU to which the CT is clipped.
-        recipe, impl, options: as in `volume_loss`.
+        recipe, impl, options: as in `volume_loss`; attenuation_delta, iso_band and window (HU) are options.
 
     Returns:
         A scalar, float32 (float64 for float64 logits), the mean over the groups whose attenuation is hypo, iso or hyper
@@ -98,9 +90,7 @@ def attenuation_loss(
     groups = [g for g, group in enumerate(findings.groups) if group_attenuation(group) in ("hypo", "iso", "hyper")]
     masks = group_regions(findings, groups, regions, logits)
     dilated = dilated_regions(masks, effective_spacing(spacing, rules), rules, impl)
-    return grouped_attenuation_loss(
-        logits, ct, findings, groups, masks, dilated, delta=delta, iso_band=iso_band, window=window, impl=impl
-    )
+    return grouped_attenuation_loss(logits, ct, findings, groups, masks, dilated, rules, impl)
 
 
 def grouped_attenuation_loss(
@@ -110,16 +100,13 @@ def grouped_attenuation_loss(
     groups: Sequence[int],
     masks: torch.Tensor,
     dilated: torch.Tensor,
-    *,
-    delta: float = 0.0,
-    iso_band: float = 10.0,
-    window: tuple[float, float] = (-991.0, 500.0),
+    recipe: Recipe,
     impl: str = "auto",
 ) -> torch.Tensor:
-    """The attenuation loss of `groups`, whose S and S+ are `masks` and `dilated` (G, D, H, W); see `attenuation_loss`."""
+    """The attenuation loss of `groups`, whose S and S+ are `masks` and `dilated` (G, D, H, W)."""
     members = [findings.groups[g] for g in groups]
     stats = attenuation_stats(
-        windowed_ct(ct, logits, window),
+        windowed_ct(ct, logits, recipe.window),
         logits,
         dilated,
         masks,
@@ -127,7 +114,7 @@ def grouped_attenuation_loss(
         [int(m.channel) for m in members],
         impl=impl,
     )
-    losses = contrast_hinge(stats, [group_attenuation(member) for member in members], delta, iso_band)
+    losses = contrast_hinge(stats, [group_attenuation(member) for member in members], recipe)
     present = masks.flatten(1).any(1)
     return (losses * present).sum() / present.sum().clamp(min=1)
 
@@ -137,17 +124,14 @@ def placed_attenuation_loss(
     ct: torch.Tensor,
     targets: BallTargets,
     masks: torch.Tensor,
-    *,
-    delta: float = 0.0,
-    iso_band: float = 10.0,
-    window: tuple[float, float] = (-991.0, 500.0),
+    recipe: Recipe,
     impl: str = "auto",
 ) -> torch.Tensor:
     """The attenuation loss of each tumour that the ball loss placed, on its own voxels.
 
     Args:
-        targets: from `ball_targets`; the organ is the tumour's region in `masks` (G, D, H, W) without any placed tumour.
-        logits, ct, delta, iso_band, window, impl: as in `attenuation_loss`.
+        targets: from `ball_targets`; the organ is the tumour's region in `masks` (G, D, H, W) without placed tumours.
+        logits, ct, impl: as in `attenuation_loss`.
     """
     placed = [t for t in targets.placement.tumours if t.tumour.attenuation in ("hypo", "iso", "hyper")]
     shape = (len(placed), *logits.shape[2:])
@@ -155,7 +139,7 @@ def placed_attenuation_loss(
     taken = targets.placement.body[[t.plane for t in placed]]
     organs = masks[[t.mask for t in placed]] & ~(taken & ~bodies)
     stats = attenuation_stats(
-        windowed_ct(ct, logits, window),
+        windowed_ct(ct, logits, recipe.window),
         logits,
         bodies,
         organs,
@@ -163,7 +147,7 @@ def placed_attenuation_loss(
         [targets.channel[t.plane] for t in placed],
         impl=impl,
     )
-    losses = contrast_hinge(stats, [t.tumour.attenuation for t in placed], delta, iso_band)
+    losses = contrast_hinge(stats, [t.tumour.attenuation for t in placed], recipe)
     present = bodies.flatten(1).any(1) & organs.flatten(1).any(1)
     return (losses * present).sum() / present.sum().clamp(min=1)
 
@@ -173,8 +157,6 @@ def windowed_ct(ct: torch.Tensor, logits: torch.Tensor, window: tuple[float, flo
     if ct.ndim == 5:
         check_shape("ct", ct, (logits.shape[0], 1, *logits.shape[2:]), "(B, 1, D, H, W)")
         ct = ct[:, 0]
-    if not window[0] < window[1]:
-        raise ValueError(f"window: expected (low, high) in HU with low < high, got {window}")
     return ct.detach().clamp(*window)
 
 
@@ -193,7 +175,7 @@ class AttenuationClassifier(nn.Module):
     """Small head that reads hypo, hyper or mixed off the CT statistics, trained where masks are, frozen for reports.
 
     On mask samples call `loss(features, attenuations)`: the head learns. On report samples call it with `frozen=True`:
-    the head's parameters are constants of that call, so the segmenter cannot bend it, and only the features take gradient.
+    the head's parameters are constants of that call, so the segmenter cannot bend it; only the features take gradient.
 
     Args:
         hidden: width of the hidden layer.
@@ -218,30 +200,24 @@ class AttenuationClassifier(nn.Module):
     def loss(self, features: torch.Tensor, attenuations: Sequence[str], *, frozen: bool = False) -> torch.Tensor:
         """Mean cross-entropy over the groups reported hypo, hyper or mixed; 0 if there is none."""
         if len(attenuations) != len(features):
-            raise ValueError(f"attenuations: expected one for each of {len(features)} rows of features, got {len(attenuations)}")
+            raise ValueError(
+                f"attenuations: expected one for each of {len(features)} rows of features, got {len(attenuations)}"
+            )
         for attenuation in attenuations:
             check_choice("attenuation", attenuation, (*CLASSES, "iso", "unknown"))
         rows = [row for row, attenuation in enumerate(attenuations) if attenuation in CLASSES]
-        target = torch.tensor([CLASSES.index(attenuations[row]) for row in rows], dtype=torch.int64, device=features.device)
+        target = torch.tensor(
+            [CLASSES.index(attenuations[row]) for row in rows], dtype=torch.int64, device=features.device
+        )
         return F.cross_entropy(self(features[rows], frozen=frozen), target, reduction="sum") / max(len(rows), 1)
 
 
 class AttenuationLoss(nn.Module):
-    """`attenuation_loss` as a module: `AttenuationLoss(delta=10.0)(logits, ct, findings, regions, spacing)`."""
+    """`attenuation_loss` as a module: `AttenuationLoss(iso_band=5.0)(logits, ct, findings, regions, spacing)`."""
 
-    def __init__(
-        self,
-        recipe: str | Recipe = "paper",
-        *,
-        delta: float = 0.0,
-        iso_band: float = 10.0,
-        window: tuple[float, float] = (-991.0, 500.0),
-        impl: str = "auto",
-        **options: Any,
-    ) -> None:
+    def __init__(self, recipe: str | Recipe = "paper", *, impl: str = "auto", **options: Any) -> None:
         super().__init__()
         self.recipe = get_recipe(recipe, **options)
-        self.delta, self.iso_band, self.window = delta, iso_band, window
         self.impl = impl
 
     def forward(
@@ -252,18 +228,7 @@ class AttenuationLoss(nn.Module):
         regions: torch.Tensor | None,
         spacing: Sequence[float],
     ) -> torch.Tensor:
-        return attenuation_loss(
-            logits,
-            ct,
-            findings,
-            regions,
-            spacing,
-            delta=self.delta,
-            iso_band=self.iso_band,
-            window=self.window,
-            recipe=self.recipe,
-            impl=self.impl,
-        )
+        return attenuation_loss(logits, ct, findings, regions, spacing, recipe=self.recipe, impl=self.impl)
 
     def extra_repr(self) -> str:
-        return f"delta={self.delta}, iso_band={self.iso_band}, window={self.window}, impl={self.impl!r}"
+        return f"{self.recipe}, impl={self.impl!r}"

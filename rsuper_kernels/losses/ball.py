@@ -115,7 +115,9 @@ def ball_targets(
     for p, groups in enumerate(planes.values()):
         rows = slice(first, first + len(groups))
         first += len(groups)
-        positive = [row for row, g in zip(range(rows.start, rows.stop), groups, strict=True) if not findings.groups[g].negative]
+        positive = [
+            row for row, g in zip(range(rows.start, rows.stop), groups, strict=True) if not findings.groups[g].negative
+        ]
         for row in positive:
             allowed[p] |= dilated[row]
             if findings.groups[groups[row - rows.start]].open_ended:

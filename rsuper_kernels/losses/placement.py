@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pseudo-masks of the Ball Loss: where the network's own probabilities put each reported tumour. Nothing here has a gradient."""
+"""Pseudo-masks of the Ball Loss: where the network itself sees each reported tumour. Nothing here has a gradient."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Placement:
 
 
 def candidate(mask: int, tumour: Tumour, shape: Sequence[int], spacing: Spacing, recipe: Recipe) -> Candidate:
-    """Sizes of a tumour in voxels, by the rules of the recipe (PUBLIC R-Super, A.6.4, steps 1 to 4 and 9)."""
+    """Sizes of a tumour in voxels, by the rules of the recipe (public R-Super code, A.6.4, steps 1 to 4 and 9)."""
     patch = shape[0] * shape[1] * shape[2]
     diameter, volume = tumour.largest_diameter, tumour.expected_volume / voxel_volume(spacing)
     if recipe.diameters == "odd":
@@ -109,13 +109,16 @@ def place_tumours(
     core, body, ring = (torch.zeros_like(probability, dtype=torch.bool) for _ in range(3))
     patch = probability.shape[1:].numel()
     # filling a ball dilates the selection beyond its count
-    limits = [patch if recipe.placement == "patch" else min(sum(c.counts[0] for c in plane), patch) for plane in candidates]
+    limits = [
+        patch if recipe.placement == "patch" else min(sum(c.counts[0] for c in plane), patch) for plane in candidates
+    ]
     placement = Placement(core, body, ring, limits)
     for rank in range(max((len(plane) for plane in candidates), default=0)):
         planes = [p for p, plane in enumerate(candidates) if len(plane) > rank]
         chosen = [candidates[p][rank] for p in planes]
         available = masks[[c.mask for c in chosen]] & ~body[planes]
-        _, new_core, new_body, new_ring = _place(probability[planes], available, chosen, spacing, recipe, impl)
+        selected = _place(probability[planes], available, chosen, spacing, recipe, impl)
+        _, new_core, new_body, new_ring = selected.unbind(1)
         core[planes] |= new_core
         body[planes] |= new_body
         ring[planes] |= new_ring
@@ -133,8 +136,8 @@ def _place(
     spacing: Spacing,
     recipe: Recipe,
     impl: str,
-) -> tuple[torch.Tensor, ...]:
-    """Ball, core, body and ring (N, D, H, W) of one tumour on each of N planes."""
+) -> torch.Tensor:
+    """Ball, core, body and ring, bool (N, 4, D, H, W), of one tumour on each of N planes."""
     shape = probability.shape[1:]
     centre, _ = ball_search(
         probability, available, [c.diameter for c in chosen], spacing, sigma=recipe.sigma, impl=impl
@@ -155,22 +158,26 @@ def _place(
         outside_competes=anywhere,
         impl=impl,
     )
-    masks = selected.unbind(1)
-    return fill_ball(*masks, [c.voxels for c in chosen], impl=impl) if anywhere else masks
+    return fill_ball(selected, [c.voxels for c in chosen], impl=impl) if anywhere else selected
 
 
-def fill_ball(
-    ball: torch.Tensor, core: torch.Tensor, body: torch.Tensor, ring: torch.Tensor, voxels: Sequence[int], *, impl: str = "auto"
-) -> tuple[torch.Tensor, ...]:
-    """Dilate selections that hold less than 70 % of N inside their ball, up to six times (PUBLIC R-Super, A.6.4, step 11)."""
-    needed = torch.tensor([0.7 * n if n < 125_000 else 0.0 for n in voxels], dtype=torch.float64, device=ball.device)
-    grown = [core, body, ring]
+def fill_ball(selected: torch.Tensor, voxels: Sequence[int], *, impl: str = "auto") -> torch.Tensor:
+    """Dilate selections that hold less than 70 % of N inside their ball, up to six times (public R-Super code, A.6.4).
+
+    Args:
+        selected: (N, 4, D, H, W) bool: ball, core, body, ring.
+        voxels: N of each plane's tumour.
+    """
+    needed = torch.tensor(
+        [0.7 * n if n < 125_000 else 0.0 for n in voxels], dtype=torch.float64, device=selected.device
+    )
+    ball, grown = selected[:, :1], selected[:, 1:]
     for _ in range(6):
-        short = (grown[1].flatten(1).sum(1) < needed)[:, None, None, None]
+        short = (grown[:, 1].flatten(1).sum(1) < needed)[:, None, None, None, None]
         if short.device.type == "cpu" and not short.any():
             break
-        grown = [torch.where(short, dilate(mask, ball_element(3.5), impl=impl) & ball, mask) for mask in grown]
-    return (ball, *grown)
+        grown = torch.where(short, dilate(grown, ball_element(3.5), impl=impl) & ball, grown)
+    return torch.cat([ball, grown], dim=1)
 
 
 def plane_candidates(

@@ -28,7 +28,9 @@ def check_finite(name: str, tensor: torch.Tensor, findings: Findings) -> None:
     bad = (~torch.isfinite(tensor)).flatten(2).any(2).nonzero().tolist()
     if bad:
         sample, channel = bad[0]
-        raise ValueError(f"{name}: NaN or infinity in sample {sample}, {findings.channel_name(channel)} ({len(bad)} planes in all)")
+        raise ValueError(
+            f"{name}: NaN or infinity in sample {sample}, {findings.channel_name(channel)} ({len(bad)} planes in all)"
+        )
 
 
 def effective_spacing(spacing: Sequence[float], recipe: Recipe) -> Spacing:
@@ -44,8 +46,10 @@ def margin_element(margin: float, spacing: Spacing, recipe: Recipe) -> Element:
     return ball_element(margin, spacing)
 
 
-def group_regions(findings: Findings, groups: Sequence[int], regions: torch.Tensor | None, logits: torch.Tensor) -> torch.Tensor:
-    """Bool masks (len(groups), D, H, W) of the regions S that these groups name, from a label map, from masks, or whole."""
+def group_regions(
+    findings: Findings, groups: Sequence[int], regions: torch.Tensor | None, logits: torch.Tensor
+) -> torch.Tensor:
+    """Bool masks (len(groups), D, H, W) of the regions S of these groups: from a label map, from masks, or whole."""
     volume = tuple(logits.shape[2:])
     masks = torch.zeros(len(groups), *volume, dtype=torch.bool, device=logits.device)
     if regions is not None:
@@ -65,12 +69,16 @@ def _one_region(findings: Findings, g: int, regions: torch.Tensor | None) -> tor
     where = f"groups[{g}] (sample {group.sample}, {findings.channel_name(int(group.channel))})"
     if regions is not None and regions.ndim == 5:
         if group.region is not None:
-            raise ValueError(f"{where}: it names label ids, but regions holds masks (B, C, D, H, W); pass a label map (B, D, H, W)")
+            raise ValueError(
+                f"{where}: it names label ids, but regions holds masks (B, C, D, H, W); pass a label map (B, D, H, W)"
+            )
         return regions[group.sample, int(group.channel)] != 0
     if group.region is None:
         return True
     if regions is None:
-        raise ValueError(f"{where}: it names label ids {group.region}, but regions is None; pass a label map (B, D, H, W)")
+        raise ValueError(
+            f"{where}: it names label ids {group.region}, but regions is None; pass a label map (B, D, H, W)"
+        )
     labels = regions[group.sample]
     ids = torch.tensor(group.region, dtype=torch.int64, device=labels.device)
     return torch.isin(labels.long(), ids)
@@ -84,8 +92,8 @@ def dilated_regions(masks: torch.Tensor, spacing: Spacing, recipe: Recipe, impl:
 def reported_known(findings: Findings, groups: Sequence[int], masks: torch.Tensor) -> torch.Tensor:
     """Where one plane's reports settle what is tumour and what is not, bool (D, H, W); `masks` holds S of `groups`.
 
-    A report that describes tumours lists all of them, and a negative without a region covers the patch; negatives with a
-    region speak of that region only.
+    A report that describes tumours lists all of them, and a negative without a region covers the patch; negatives with
+    a region speak of that region only.
     """
     members = [findings.groups[g] for g in groups]
     if any(not group.negative or group.region is None for group in members):

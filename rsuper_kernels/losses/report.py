@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rsuper_kernels.checks import check_choice, check_shape
+from rsuper_kernels.checks import check_shape
 from rsuper_kernels.findings import Findings
 from rsuper_kernels.geometry import Spacing
 from rsuper_kernels.losses.attenuation import (
@@ -62,11 +62,9 @@ class ReportSupervisedLoss(nn.Module):
         head_weights: aux_j per head, final head first; None: 0.5 each as published, or 1 for a single head.
         segmentation_weight, report_weight: 1 and 0.1 are the published weights of training on masks and reports.
         volume_weight, ball_bce_weight, ball_dice_weight, attenuation_weight: weights of the report losses.
-        attenuation_scope: "tumour" compares each placed tumour's own voxels, "group" all of S+ at once.
-        attenuation_delta, iso_band, window: HU, see `contrast_hinge` and `attenuation_loss`.
         check: raise ValueError on NaN or infinite logits, naming head, sample and channel (reads the device).
         impl: backend of the ops.
-        options: options of the recipe to change, such as tolerance=0.2.
+        options: options of the recipe to change, such as tolerance=0.2 or attenuation_delta=10.
 
     Example:
         >>> criterion = ReportSupervisedLoss(attenuation_delta=10.0)
@@ -85,23 +83,16 @@ class ReportSupervisedLoss(nn.Module):
         ball_bce_weight: float = 1.0,
         ball_dice_weight: float = 1.0,
         attenuation_weight: float = 0.01,
-        attenuation_scope: str = "tumour",
-        attenuation_delta: float = 0.0,
-        iso_band: float = 10.0,
-        window: tuple[float, float] = (-991.0, 500.0),
         check: bool = False,
         impl: str = "auto",
         **options: Any,
     ) -> None:
         super().__init__()
-        check_choice("attenuation_scope", attenuation_scope, ("tumour", "group"))
         self.recipe = get_recipe(recipe, **options)
         self.head_weights = None if head_weights is None else tuple(head_weights)
         self.segmentation_weight, self.report_weight = segmentation_weight, report_weight
         self.volume_weight, self.attenuation_weight = volume_weight, attenuation_weight
         self.ball_bce_weight, self.ball_dice_weight = ball_bce_weight, ball_dice_weight
-        self.attenuation_scope = attenuation_scope
-        self.contrast = {"delta": attenuation_delta, "iso_band": iso_band, "window": window}
         self.check = check
         self.impl = impl
 
@@ -123,7 +114,7 @@ class ReportSupervisedLoss(nn.Module):
             findings: the batch's findings.
             regions: integer label map (B, D, H, W), masks (B, C, D, H, W), or None if no group names a region.
             spacing: (sD, sH, sW) in mm.
-            ct: (B, 1, D, H, W) or (B, D, H, W) in HU; needed if attenuation_weight > 0 and a report gives an attenuation.
+            ct: (B, 1, D, H, W) or (B, D, H, W) in HU; needed if a report gives an attenuation that is weighed.
             labels: (B, C, D, H, W) voxel labels, 0 where there are none; None: no segmentation term.
             unknown: (B, C, D, H, W), voxels whose label is not known, besides what the findings say; None: none.
 
@@ -244,10 +235,8 @@ class ReportSupervisedLoss(nn.Module):
             return logits.new_zeros((), dtype=torch.float32)
         if ct is None:
             raise ValueError("ct: the reports give attenuations; pass the CT in HU, or set attenuation_weight=0")
-        if self.attenuation_scope == "tumour" and targets is not None:
+        if self.recipe.attenuation_scope == "tumour" and targets is not None:
             masks, _ = where.rows([g for groups in ball_planes(findings, self.recipe).values() for g in groups])
-            return placed_attenuation_loss(logits, ct, targets, masks, **self.contrast, impl=self.impl)
+            return placed_attenuation_loss(logits, ct, targets, masks, self.recipe, self.impl)
         masks, dilated = where.rows(groups)
-        return grouped_attenuation_loss(
-            logits, ct, findings, groups, masks, dilated, **self.contrast, impl=self.impl
-        )
+        return grouped_attenuation_loss(logits, ct, findings, groups, masks, dilated, self.recipe, self.impl)

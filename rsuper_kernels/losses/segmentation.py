@@ -19,7 +19,7 @@ UNKNOWN_ELEMENT = ball_element(2.5)
 
 
 def known_voxels(unknown: torch.Tensor, *, impl: str = "auto") -> torch.Tensor:
-    """Bool mask of the voxels that are more than two voxels away from any unknown voxel; `unknown` is (B, C, D, H, W)."""
+    """Bool mask of the voxels more than two voxels away from any unknown voxel; `unknown` is (B, C, D, H, W)."""
     return ~dilate(unknown, UNKNOWN_ELEMENT, impl=impl)
 
 
@@ -36,9 +36,11 @@ def adaptive_dice(
         empty: "skip" gives 0 and no gradient where there is no target, for a mean that leaves it out; "one" gives 1.
 
     Returns:
-        Losses of the same shape. Source: PUBLIC R-Super, A.4.
+        Losses of the same shape. Source: public R-Super code, A.4.
     """
-    false_positives, false_negatives = (fp, fn) if dim is None else (fp.sum(dim, keepdim=True), fn.sum(dim, keepdim=True))
+    false_positives, false_negatives = (
+        (fp, fn) if dim is None else (fp.sum(dim, keepdim=True), fn.sum(dim, keepdim=True))
+    )
     alpha = (false_positives / (false_positives + false_negatives + 1e-5)).clamp(0.2, 0.8)
     loss = 1 - tp / (tp + alpha * fp + (1 - alpha) * fn + 1e-5)
     # tp + fn is the number of target voxels
@@ -79,9 +81,11 @@ def segmentation_loss(
     Raises:
         TypeError, ValueError: inputs that do not fit, named.
 
-    Source: PUBLIC R-Super, A.4.
+    Source: public R-Super code, A.4.
     """
-    bce, dice = segmentation_terms(logits, labels, known, class_weights=class_weights, recipe=recipe, impl=impl, **options)
+    bce, dice = segmentation_terms(
+        logits, labels, known, class_weights=class_weights, recipe=recipe, impl=impl, **options
+    )
     return bce + dice
 
 

@@ -57,7 +57,7 @@ def ball_search(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Find, in each plane, the ball of a given diameter that holds the most probability.
 
-    Tumours of one plane are placed one after another: what `ball_select` gave to one is no longer available to the next.
+    Tumours of a plane are placed one after another: what `ball_select` gave to one is not available to the next.
 
     Args:
         probability: (N, D, H, W) in [0, 1], float32 or float64.

@@ -2,8 +2,8 @@
 """score(x) = sum over r of k(r) q(x + r), with q the probability on the available voxels and k the kernel of the ball;
 centre = argmax of the score over the bounding box of the available voxels.
 
-No centre outside that box can win: k falls with each of |rz|, |ry|, |rx|, so moving the centre into the box brings every
-available voxel nearer. The convolution is an FFT in float64, whose error (1e-14) is far below the 1e-6 within which
+No centre outside that box can win: k falls with each of |rz|, |ry|, |rx|, so moving the centre into the box brings
+every available voxel nearer. The convolution is an FFT in float64, whose error (1e-14) is far below the 1e-6 within which
 scores count as tied.
 """
 
@@ -25,7 +25,7 @@ def ball_search(
     spacing: Sequence[float],
     sigma: float | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Flat index of the best centre (N,) int64, -1 where nothing is available, and its score (N,) in the input's dtype."""
+    """Flat index of the best centre (N,) int64, -1 where nothing is available, and its score (N,)."""
     centres, scores = [], []
     for plane, free, diameter in zip(probability, available, diameters, strict=True):
         kernel = ball_kernel(diameter, tuple(spacing), sigma)

@@ -155,7 +155,9 @@ def rank_weights(
     check_shape("mask", mask, tuple(probability.shape), "(N, D, H, W)")
     check_device("mask", mask, "probability", probability)
     if len(limits) != probability.shape[0] or any(limit < 0 for limit in limits):
-        raise ValueError(f"limits: expected one number of at least 0 for each of {probability.shape[0]} planes, got {limits}")
+        raise ValueError(
+            f"limits: expected one number of at least 0 for each of {probability.shape[0]} planes, got {limits}"
+        )
     if not 0 <= concentration < 1:
         raise ValueError(f"concentration: expected a number in [0, 1), got {concentration}")
     return _rank_weights(probability.detach(), mask.bool(), concentration, list(limits), impl)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ball = available voxels within the first radius that holds enough of them; core, body and ring = its most probable voxels.
+"""ball = available voxels within the first radius that holds enough of them; selections = its most probable voxels.
 
 Probabilities rank from high to low, ties from the lowest linear index. rank_weights gives rank r of n voxels the weight
 n d^r / sum_{i < n} d^i with d = (1 - c)^(1 / n): at c = 0.5 from 1.386 for the surest voxel to 0.693, mean 1.
@@ -47,7 +47,7 @@ def ball_select(
 def _grown_ball(
     available: torch.Tensor, centre: torch.Tensor, radii: Sequence[float], needed: int, spacing: Sequence[float]
 ) -> torch.Tensor:
-    """The available voxels within the first radius that holds `needed` of them, or within the last; none at centre -1."""
+    """The available voxels within the first radius that holds `needed` of them, else the last; none at centre -1."""
     squared = _squared_distance(available.shape, centre, spacing)
     limits = torch.tensor([squared_limit(radius) for radius in radii], dtype=torch.float64, device=available.device)
     level = torch.bucketize(squared, limits)
@@ -60,7 +60,7 @@ def _grown_ball(
 
 def _squared_distance(shape: Sequence[int], centre: torch.Tensor, spacing: Sequence[float]) -> torch.Tensor:
     """Squared distance (D, H, W) in mm2 to the voxel with this linear index, float64."""
-    depth, height, width = shape
+    _, height, width = shape
     position = (centre // (height * width), centre // width % height, centre % width)
     axes = [
         ((torch.arange(size, device=centre.device) - at).double() * step) ** 2

@@ -51,5 +51,6 @@ def dilate(mask: torch.Tensor, element: Element, *, impl: str = "auto") -> torch
     """
     if mask.ndim < 3:
         check_ndim("mask", mask, "(D, H, W)")
-    planes = (mask if mask.dtype == torch.bool else mask != 0).reshape(-1, *mask.shape[-3:]).contiguous()
+    binary = mask if mask.dtype == torch.bool else mask != 0
+    planes = binary.reshape(mask.shape[:-3].numel(), *mask.shape[-3:]).contiguous()
     return _dilate(planes, element.runs, list(element.passes), impl).reshape(mask.shape)

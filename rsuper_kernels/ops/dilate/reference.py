@@ -39,4 +39,6 @@ def _widen(rows: torch.Tensor) -> torch.Tensor:
 def _overlap(out: torch.Tensor, source: torch.Tensor, dim: int, shift: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The part of `out`, and the part of `source` that lands on it when shifted by `shift` along `dim`."""
     length = max(out.shape[dim] - abs(shift), 0)
-    return out.narrow(dim, min(max(shift, 0), out.shape[dim]), length), source.narrow(dim, min(max(-shift, 0), out.shape[dim]), length)
+    return out.narrow(dim, min(max(shift, 0), out.shape[dim]), length), source.narrow(
+        dim, min(max(-shift, 0), out.shape[dim]), length
+    )

@@ -62,10 +62,10 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> N
 
 
 def _backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+    if ctx.needs_input_grad[1]:
+        raise NotImplementedError("region_sums: gradients reach logits only; detach regions")
     logits, regions = ctx.saved_tensors
-    grad_logits = None
-    if ctx.needs_input_grad[0]:
-        grad_logits = _region_sums_backward(grad, logits, regions, *ctx.tables)
+    grad_logits = _region_sums_backward(grad, logits, regions, *ctx.tables)
     return (grad_logits, None) + (None,) * len(ctx.tables)
 
 
@@ -98,6 +98,7 @@ def region_sums(
 
     Raises:
         TypeError, ValueError: shapes, dtypes, devices or plane indices that do not fit, named.
+        NotImplementedError: in backward, if regions require a gradient.
     """
     check_planes(logits, sample, channel)
     check_choice("activation", activation, ("sigmoid", "identity"))

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write the README's tables from what they describe: `python docs/render.py` (or `--check`, which changes nothing)."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import rsuper_kernels  # noqa: F401  (registers the ops)
+from rsuper_kernels import dispatch
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+METRICS = ROOT / "docs" / "demo.json"
+
+DTYPES = "float16, bfloat16, float32, float64"
+# What an op computes on, where that is not any float dtype.
+OP_DTYPES = {
+    "dilate": "bool",
+    "ball_search": "float32, float64",
+    "ball_select": "float32, float64",
+    "rank_weights": "float32, float64",
+}
+
+
+def support_table() -> str:
+    """Op by backend, with the dtypes it takes."""
+    ops = [op for op in dispatch.ops() if not op.endswith("_backward")]
+    implementations = [*reversed(dispatch.IMPLEMENTATIONS)]
+    lines = ["| op | " + " | ".join(implementations) + " | dtypes |", "|---" * (len(implementations) + 2) + "|"]
+    for op in ops:
+        marks = ["yes" if dispatch.registered(op, impl) else "no" for impl in implementations]
+        lines.append(f"| {op} | {' | '.join(marks)} | {OP_DTYPES.get(op, DTYPES)} |")
+    return "\n".join(lines)
+
+
+def demo_table() -> str:
+    """The demo's results, from its metrics file."""
+    metrics = json.loads(METRICS.read_text())
+    lines = ["| | DSC | lesion sensitivity | false positives per case | volume error |", "|---|---|---|---|---|"]
+    for name in ("before training", "report-supervised"):
+        row = metrics["results"][name]
+        lines.append(
+            f"| {name} | {row['dsc']:.2f} | {row['sensitivity']:.2f} | {row['false_positives_per_case']:.2f} "
+            f"| {row['volume_error_percent']:.0f} % |"
+        )
+    return "\n".join(lines)
+
+
+def render(text: str) -> str:
+    """The README with each block between its markers written anew."""
+    for name, block in (("support", support_table()), ("demo", demo_table())):
+        pattern = rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)"
+        text = re.sub(pattern, lambda match, block=block: f"{match[1]}{block}\n{match[2]}", text, flags=re.DOTALL)
+    return text
+
+
+def main() -> None:
+    current = README.read_text()
+    rendered = render(current)
+    if "--check" in sys.argv:
+        if rendered != current:
+            sys.exit("README.md is out of date: run `make readme`")
+        return
+    README.write_text(rendered)
+
+
+if __name__ == "__main__":
+    main()
