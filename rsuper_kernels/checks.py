@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Argument checks that name the argument, what was expected and what came. They read shapes, never values."""
+"""Argument checks that name the argument, what was expected and what came. All but `check_finite` read shapes alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -60,6 +60,15 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raise ValueError unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+
+
+def check_finite(name: str, tensor: torch.Tensor, channel_name: Callable[[int], str] = "channel {}".format) -> None:
+    """Raise ValueError naming the first plane of `tensor` (B, C, ...) that is not finite. Waits for the device."""
+    bad = (~torch.isfinite(tensor)).flatten(2).any(2).nonzero().tolist()
+    if bad:
+        sample, channel = bad[0]
+        others = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise ValueError(f"{name}: NaN or infinity in sample {sample}, {channel_name(channel)}{others}")
 
 
 def accumulation_dtype(tensor: torch.Tensor) -> torch.dtype:

@@ -216,7 +216,7 @@ class Findings:
                 f"{where}: {self.channel_name(channel)} (sample {sample}) is not among the lesion channels"
             )
         region = group.region
-        if region is not None:
+        if isinstance(region, tuple):
             region = tuple(
                 self._region_id(name, f"{where} (sample {sample}, {self.channel_name(channel)})") for name in region
             )

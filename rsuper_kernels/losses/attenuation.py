@@ -66,6 +66,7 @@ def attenuation_loss(
     *,
     recipe: str | Recipe = "paper",
     impl: str = "auto",
+    check: bool = False,
     **options: Any,
 ) -> torch.Tensor:
     """Compare the CT under the prediction with the reported attenuation, one group at a time.
@@ -74,7 +75,7 @@ def attenuation_loss(
         logits: (B, C, D, H, W), any float dtype.
         ct: (B, 1, D, H, W) or (B, D, H, W) in HU.
         findings, regions, spacing: as in `volume_loss`.
-        recipe, impl, options: as in `volume_loss`; attenuation_delta, iso_band and window (HU) are options.
+        recipe, impl, check, options: as in `volume_loss`; attenuation_delta, iso_band and window (HU) are options.
 
     Returns:
         A scalar, float32 (float64 for float64 logits), the mean over the groups whose attenuation is hypo, iso or hyper
@@ -85,7 +86,7 @@ def attenuation_loss(
 
     Source: poster and slides of Bassi et al., MICCAI 2025; sign rule of the public successor code.
     """
-    check_inputs(logits, findings)
+    check_inputs(logits, findings, finite=check)
     rules = get_recipe(recipe, **options)
     groups = [g for g, group in enumerate(findings.groups) if group_attenuation(group) in ("hypo", "iso", "hyper")]
     masks = group_regions(findings, groups, regions, logits)
@@ -215,10 +216,12 @@ class AttenuationClassifier(nn.Module):
 class AttenuationLoss(nn.Module):
     """`attenuation_loss` as a module: `AttenuationLoss(iso_band=5.0)(logits, ct, findings, regions, spacing)`."""
 
-    def __init__(self, recipe: str | Recipe = "paper", *, impl: str = "auto", **options: Any) -> None:
+    def __init__(
+        self, recipe: str | Recipe = "paper", *, impl: str = "auto", check: bool = False, **options: Any
+    ) -> None:
         super().__init__()
         self.recipe = get_recipe(recipe, **options)
-        self.impl = impl
+        self.impl, self.check = impl, check
 
     def forward(
         self,
@@ -228,7 +231,9 @@ class AttenuationLoss(nn.Module):
         regions: torch.Tensor | None,
         spacing: Sequence[float],
     ) -> torch.Tensor:
-        return attenuation_loss(logits, ct, findings, regions, spacing, recipe=self.recipe, impl=self.impl)
+        return attenuation_loss(
+            logits, ct, findings, regions, spacing, recipe=self.recipe, impl=self.impl, check=self.check
+        )
 
     def extra_repr(self) -> str:
         return f"{self.recipe}, impl={self.impl!r}"

@@ -48,6 +48,7 @@ def ball_loss(
     known: torch.Tensor | None = None,
     recipe: str | Recipe = "paper",
     impl: str = "auto",
+    check: bool = False,
     **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Place each reported tumour where the network sees it best, and train on that as on a mask.
@@ -60,6 +61,7 @@ def ball_loss(
         known: (B, C, D, H, W) bool or None, voxels whose label is known; outside S+ only these are background.
         recipe: "paper", "rsuper" or a Recipe.
         impl: backend of the ops.
+        check: raise on NaN or infinite logits, naming sample and channel; waits for the device.
         options: options of the recipe to change, such as voxel_count="ball".
 
     Returns:
@@ -71,7 +73,7 @@ def ball_loss(
 
     Source: Bassi et al., MICCAI 2025, Ball Loss.
     """
-    check_inputs(logits, findings)
+    check_inputs(logits, findings, finite=check)
     rules = get_recipe(recipe, **options)
     effective = effective_spacing(spacing, rules)
     planes = ball_planes(findings, rules)
@@ -176,7 +178,7 @@ class BallLoss(nn.Module):
 
     Args:
         bce_weight, dice_weight: weights of the two parts.
-        recipe, impl, options: as in `ball_loss`.
+        recipe, impl, check, options: as in `ball_loss`.
     """
 
     def __init__(
@@ -186,12 +188,13 @@ class BallLoss(nn.Module):
         bce_weight: float = 1.0,
         dice_weight: float = 1.0,
         impl: str = "auto",
+        check: bool = False,
         **options: Any,
     ) -> None:
         super().__init__()
         self.recipe = get_recipe(recipe, **options)
         self.bce_weight, self.dice_weight = bce_weight, dice_weight
-        self.impl = impl
+        self.impl, self.check = impl, check
 
     def forward(
         self,
@@ -201,7 +204,9 @@ class BallLoss(nn.Module):
         spacing: Sequence[float],
         known: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        bce, dice = ball_loss(logits, findings, regions, spacing, known=known, recipe=self.recipe, impl=self.impl)
+        bce, dice = ball_loss(
+            logits, findings, regions, spacing, known=known, recipe=self.recipe, impl=self.impl, check=self.check
+        )
         return self.bce_weight * bce + self.dice_weight * dice
 
     def extra_repr(self) -> str:

@@ -7,30 +7,22 @@ from collections.abc import Sequence
 
 import torch
 
-from rsuper_kernels.checks import check_device, check_float, check_integer, check_ndim, check_shape
+from rsuper_kernels.checks import check_device, check_finite, check_float, check_integer, check_ndim, check_shape
 from rsuper_kernels.findings import Findings
 from rsuper_kernels.geometry import UNIT_SPACING, Element, Spacing, as_spacing, ball_element, cascade_element
 from rsuper_kernels.ops.dilate import dilate
 from rsuper_kernels.recipes import Recipe
 
 
-def check_inputs(logits: torch.Tensor, findings: Findings) -> None:
-    """Raise unless logits (B, C, D, H, W) fit the findings."""
-    check_float("logits", logits)
-    check_ndim("logits", logits, "(B, C, D, H, W)")
+def check_inputs(logits: torch.Tensor, findings: Findings, *, finite: bool = False, name: str = "logits") -> None:
+    """Raise unless logits (B, C, D, H, W) fit the findings and, if asked for, are finite."""
+    check_float(name, logits)
+    check_ndim(name, logits, "(B, C, D, H, W)")
     expected = (findings.batch_size, findings.channel_count)
     if tuple(logits.shape[:2]) != expected:
-        raise ValueError(f"logits: the findings are for (B, C) = {expected}, got shape {tuple(logits.shape)}")
-
-
-def check_finite(name: str, tensor: torch.Tensor, findings: Findings) -> None:
-    """Raise ValueError naming the first plane of `tensor` (B, C, ...) that holds NaN or infinity. Reads the device."""
-    bad = (~torch.isfinite(tensor)).flatten(2).any(2).nonzero().tolist()
-    if bad:
-        sample, channel = bad[0]
-        raise ValueError(
-            f"{name}: NaN or infinity in sample {sample}, {findings.channel_name(channel)} ({len(bad)} planes in all)"
-        )
+        raise ValueError(f"{name}: the findings are for (B, C) = {expected}, got shape {tuple(logits.shape)}")
+    if finite:
+        check_finite(name, logits, findings.channel_name)
 
 
 def effective_spacing(spacing: Sequence[float], recipe: Recipe) -> Spacing:

@@ -20,7 +20,6 @@ from rsuper_kernels.losses.attenuation import (
 )
 from rsuper_kernels.losses.ball import BallTargets, ball_planes, ball_targets, ball_terms
 from rsuper_kernels.losses.regions import (
-    check_finite,
     check_inputs,
     dilated_regions,
     effective_spacing,
@@ -128,10 +127,8 @@ class ReportSupervisedLoss(nn.Module):
         outputs = [heads] if isinstance(heads, torch.Tensor) else list(heads)
         weights = self._head_weights(len(outputs))
         for index, logits in enumerate(outputs):
-            check_inputs(logits, findings)
+            check_inputs(logits, findings, finite=self.check, name=f"heads[{index}]")
             check_shape(f"heads[{index}]", logits, tuple(outputs[0].shape), "(B, C, D, H, W)")
-            if self.check:
-                check_finite(f"heads[{index}]", logits, findings)
         if labels is not None:
             check_shape("labels", labels, tuple(outputs[0].shape), "(B, C, D, H, W)")
         if unknown is not None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rsuper_kernels.checks import check_device, check_float, check_ndim, check_shape
+from rsuper_kernels.checks import check_device, check_finite, check_float, check_ndim, check_shape
 from rsuper_kernels.geometry import ball_element
 from rsuper_kernels.ops.dilate import dilate
 from rsuper_kernels.ops.masked_bce_dice import masked_bce_dice
@@ -62,6 +62,7 @@ def segmentation_loss(
     class_weights: torch.Tensor | None = None,
     recipe: str | Recipe = "paper",
     impl: str = "auto",
+    check: bool = False,
     **options: Any,
 ) -> torch.Tensor:
     """Cross-entropy (mean over all voxels, unknown ones counting 0) plus adaptive Dice, on the known voxels.
@@ -73,6 +74,7 @@ def segmentation_loss(
         class_weights: (B, C) or None.
         recipe: "paper" leaves empty planes out of the Dice mean, "rsuper" counts them as 1.
         impl: backend of the ops.
+        check: raise on NaN or infinite logits, naming sample and channel; waits for the device.
         options: options of the recipe to change.
 
     Returns:
@@ -83,6 +85,8 @@ def segmentation_loss(
 
     Source: public R-Super code, A.4.
     """
+    if check:
+        check_finite("logits", logits)
     bce, dice = segmentation_terms(
         logits, labels, known, class_weights=class_weights, recipe=recipe, impl=impl, **options
     )
@@ -123,10 +127,12 @@ def segmentation_terms(
 class SegmentationLoss(nn.Module):
     """`segmentation_loss` as a module: `SegmentationLoss(recipe="paper")(logits, labels, known)`."""
 
-    def __init__(self, recipe: str | Recipe = "paper", *, impl: str = "auto", **options: Any) -> None:
+    def __init__(
+        self, recipe: str | Recipe = "paper", *, impl: str = "auto", check: bool = False, **options: Any
+    ) -> None:
         super().__init__()
         self.recipe = get_recipe(recipe, **options)
-        self.impl = impl
+        self.impl, self.check = impl, check
 
     def forward(
         self,
@@ -135,7 +141,9 @@ class SegmentationLoss(nn.Module):
         known: torch.Tensor | None = None,
         class_weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        return segmentation_loss(logits, labels, known, class_weights=class_weights, recipe=self.recipe, impl=self.impl)
+        return segmentation_loss(
+            logits, labels, known, class_weights=class_weights, recipe=self.recipe, impl=self.impl, check=self.check
+        )
 
     def extra_repr(self) -> str:
         return f"{self.recipe}, impl={self.impl!r}"

@@ -40,6 +40,7 @@ def volume_loss(
     *,
     recipe: str | Recipe = "paper",
     impl: str = "auto",
+    check: bool = False,
     **options: Any,
 ) -> torch.Tensor:
     """Compare the predicted tumour volume in each reported region with the volume that the report gives.
@@ -51,6 +52,7 @@ def volume_loss(
         spacing: (sD, sH, sW) in mm.
         recipe: "paper", "rsuper" or a Recipe.
         impl: backend of the ops.
+        check: raise on NaN or infinite logits, naming sample and channel; waits for the device.
         options: options of the recipe to change, such as tolerance=0.2.
 
     Returns:
@@ -63,7 +65,7 @@ def volume_loss(
 
     Source: Bassi et al., MICCAI 2025, Volume Loss.
     """
-    check_inputs(logits, findings)
+    check_inputs(logits, findings, finite=check)
     rules = get_recipe(recipe, **options)
     groups = [g for indices in findings.planes().values() for g in indices]
     if rules.negatives == "ignore":
@@ -102,15 +104,17 @@ def grouped_volume_loss(
 class VolumeLoss(nn.Module):
     """`volume_loss` as a module: `VolumeLoss(recipe="paper", tolerance=0.2)(logits, findings, regions, spacing)`."""
 
-    def __init__(self, recipe: str | Recipe = "paper", *, impl: str = "auto", **options: Any) -> None:
+    def __init__(
+        self, recipe: str | Recipe = "paper", *, impl: str = "auto", check: bool = False, **options: Any
+    ) -> None:
         super().__init__()
         self.recipe = get_recipe(recipe, **options)
-        self.impl = impl
+        self.impl, self.check = impl, check
 
     def forward(
         self, logits: torch.Tensor, findings: Findings, regions: torch.Tensor | None, spacing: Sequence[float]
     ) -> torch.Tensor:
-        return volume_loss(logits, findings, regions, spacing, recipe=self.recipe, impl=self.impl)
+        return volume_loss(logits, findings, regions, spacing, recipe=self.recipe, impl=self.impl, check=self.check)
 
     def extra_repr(self) -> str:
         return f"{self.recipe}, impl={self.impl!r}"

@@ -80,7 +80,7 @@ def _moments(values: torch.Tensor, mask: torch.Tensor, eps: float) -> tuple[torc
 
 
 def _moments_backward(grad: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, eps: float) -> torch.Tensor:
-    """Gradient of the mask; with n = weight + eps, d mean = (v - mean) / n and d var = ((v - mean)^2 - var) / n - ..."""
+    """Gradient of the mask; with n = weight + eps, d mean = (v - mean) / n and d var = ((v - mean)^2 - var) / n."""
     weight, mean, sd = _moments(values, mask, eps)
     total = weight + eps
     centred = values - mean

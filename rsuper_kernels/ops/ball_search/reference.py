@@ -3,8 +3,8 @@
 centre = argmax of the score over the bounding box of the available voxels.
 
 No centre outside that box can win: k falls with each of |rz|, |ry|, |rx|, so moving the centre into the box brings
-every available voxel nearer. The convolution is an FFT in float64, whose error (1e-14) is far below the 1e-6 within which
-scores count as tied.
+every available voxel nearer. The convolution is an FFT in float64, whose error (1e-14) is far below the 1e-6 within
+which scores count as tied.
 """
 
 from __future__ import annotations
