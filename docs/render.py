@@ -41,9 +41,9 @@ def demo_table() -> str:
     metrics = json.loads(METRICS.read_text())
     lines = ["| | DSC | lesion sensitivity | false positives per case | volume error |", "|---|---|---|---|---|"]
     for name in ("before training", "report-supervised"):
-        row = metrics["results"][name]
+        row = metrics[name]
         lines.append(
-            f"| {name} | {row['dsc']:.2f} | {row['sensitivity']:.2f} | {row['false_positives_per_case']:.2f} "
+            f"| {name} | {row['dice']:.2f} | {row['sensitivity']:.2f} | {row['false_positives_per_case']:.2f} "
             f"| {row['volume_error_percent']:.0f} % |"
         )
     return "\n".join(lines)

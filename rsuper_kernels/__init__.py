@@ -8,7 +8,7 @@ GPU. The public research code's function names are in `rsuper_kernels.compat`.
 from rsuper_kernels.dispatch import BackendError
 from rsuper_kernels.findings import FindingGroup, Findings, Tumour
 from rsuper_kernels.losses.attenuation import AttenuationClassifier, AttenuationLoss, attenuation_loss
-from rsuper_kernels.losses.ball import BallLoss, ball_loss
+from rsuper_kernels.losses.ball import BallLoss, BallTargets, ball_loss, pseudo_masks
 from rsuper_kernels.losses.report import ReportSupervisedLoss
 from rsuper_kernels.losses.segmentation import SegmentationLoss, known_voxels, segmentation_loss
 from rsuper_kernels.losses.volume import VolumeLoss, volume_curve, volume_loss
@@ -23,6 +23,7 @@ __all__ = [
     "AttenuationLoss",
     "BackendError",
     "BallLoss",
+    "BallTargets",
     "FindingGroup",
     "Findings",
     "Recipe",
@@ -34,6 +35,7 @@ __all__ = [
     "ball_loss",
     "get_recipe",
     "known_voxels",
+    "pseudo_masks",
     "segmentation_loss",
     "volume_curve",
     "volume_loss",

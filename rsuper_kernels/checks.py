@@ -18,6 +18,13 @@ def check_float(name: str, tensor: torch.Tensor) -> None:
         )
 
 
+def check_full_precision(name: str, tensor: torch.Tensor) -> None:
+    """Raise TypeError unless `tensor` is float32 or float64."""
+    check_float(name, tensor)
+    if tensor.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{name}: expected float32 or float64, got {tensor.dtype}")
+
+
 def check_integer(name: str, tensor: torch.Tensor) -> None:
     """Raise TypeError unless `tensor` is an integer tensor."""
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:

@@ -75,13 +75,37 @@ def ball_loss(
     """
     check_inputs(logits, findings, finite=check)
     rules = get_recipe(recipe, **options)
+    targets = pseudo_masks(logits, findings, regions, spacing, known=known, recipe=rules, impl=impl)
+    return ball_terms(logits, findings, targets, rules, impl)
+
+
+def pseudo_masks(
+    logits: torch.Tensor,
+    findings: Findings,
+    regions: torch.Tensor | None,
+    spacing: Sequence[float],
+    *,
+    known: torch.Tensor | None = None,
+    recipe: str | Recipe = "paper",
+    impl: str = "auto",
+    **options: Any,
+) -> BallTargets:
+    """Find what the Ball Loss would train on: where each reported tumour is placed, and what is background.
+
+    Args, errors: as `ball_loss`, which calls this.
+
+    Returns:
+        The targets of every plane that takes the ball loss; `targets.placement.tumours` lists each tumour with its
+        voxels. No gradient.
+    """
+    check_inputs(logits, findings)
+    rules = get_recipe(recipe, **options)
     effective = effective_spacing(spacing, rules)
     planes = ball_planes(findings, rules)
     groups = [g for indices in planes.values() for g in indices]
     masks = group_regions(findings, groups, regions, logits)
     dilated = dilated_regions(masks, effective, rules, impl)
-    targets = ball_targets(logits, findings, planes, masks, dilated, effective, rules, known=known, impl=impl)
-    return ball_terms(logits, findings, targets, rules, impl)
+    return ball_targets(logits, findings, planes, masks, dilated, effective, rules, known=known, impl=impl)
 
 
 def ball_planes(findings: Findings, recipe: Recipe) -> dict[tuple[int, int], list[int]]:

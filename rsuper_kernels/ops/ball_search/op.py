@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from rsuper_kernels import dispatch
-from rsuper_kernels.checks import check_device, check_float, check_ndim, check_shape
+from rsuper_kernels.checks import check_device, check_full_precision, check_ndim, check_shape
 from rsuper_kernels.geometry import UNIT_SPACING, as_spacing
 
 dispatch.register("ball_search", "reference", dispatch.Backend("rsuper_kernels.ops.ball_search.reference:ball_search"))
@@ -78,7 +78,7 @@ def ball_search(
 
     Source: Bassi et al., MICCAI 2025, Ball Loss; kernel as in the public code.
     """
-    check_float("probability", probability)
+    check_full_precision("probability", probability)
     check_ndim("probability", probability, "(N, D, H, W)")
     check_shape("available", available, tuple(probability.shape), "(N, D, H, W)")
     check_device("available", available, "probability", probability)
@@ -87,8 +87,6 @@ def ball_search(
     for index, diameter in enumerate(diameters):
         if not 0 < diameter < float("inf"):
             raise ValueError(f"diameters[{index}]: expected a positive, finite length in mm, got {diameter}")
-    if probability.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"probability: expected float32 or float64 (search in full precision), got {probability.dtype}")
     return _ball_search(
         probability.detach(), available.bool(), [float(d) for d in diameters], list(as_spacing(spacing)), sigma, impl
     )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from rsuper_kernels import dispatch
-from rsuper_kernels.checks import check_device, check_float, check_ndim, check_shape
+from rsuper_kernels.checks import check_device, check_full_precision, check_integer, check_ndim, check_shape
 from rsuper_kernels.geometry import UNIT_SPACING, as_spacing
 
 for _op in ("ball_select", "rank_weights"):
@@ -97,11 +97,12 @@ def ball_select(
 
     Source: Bassi et al., MICCAI 2025, Ball Loss; growth and margins as in the public code.
     """
-    check_float("probability", probability)
+    check_full_precision("probability", probability)
     check_ndim("probability", probability, "(N, D, H, W)")
     check_shape("available", available, tuple(probability.shape), "(N, D, H, W)")
     planes = probability.shape[0]
     check_shape("centre", centre, (planes,), "(N,)")
+    check_integer("centre", centre)
     for name, tensor in (("available", available), ("centre", centre)):
         check_device(name, tensor, "probability", probability)
     for name, table in (("radii", radii), ("needed", needed), ("counts", counts)):
@@ -150,7 +151,7 @@ def rank_weights(
 
     Source: global weighted rank pooling, Kolesnikov and Lampert, ECCV 2016, as used by the public R-Super code.
     """
-    check_float("probability", probability)
+    check_full_precision("probability", probability)
     check_ndim("probability", probability, "(N, D, H, W)")
     check_shape("mask", mask, tuple(probability.shape), "(N, D, H, W)")
     check_device("mask", mask, "probability", probability)

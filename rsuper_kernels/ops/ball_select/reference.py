@@ -82,7 +82,7 @@ def rank_weights(
     probability: torch.Tensor, mask: torch.Tensor, concentration: float, limits: Sequence[int]
 ) -> torch.Tensor:
     """Weights (N, D, H, W) of the masked voxels by the rank of their probability, 0 outside the mask."""
-    out = torch.zeros_like(probability)
+    out = torch.zeros_like(probability, memory_format=torch.contiguous_format)
     for plane, inside, weights, limit in zip(probability, mask, out, limits, strict=True):
         key = torch.where(inside, plane, -1.0).flatten()
         # topk leaves ties in any order; sorting its indices first makes the second, stable sort break them by index
