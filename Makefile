@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every target makes the environment that it needs. `make PYTHON=python3.12 test` chooses the Python that it is made of.
+PYTHON ?= python3
+PIP_FLAGS := --quiet --disable-pip-version-check
+BUILD_TOOLS := setuptools cmake ninja pybind11
+
+BIN := .venv/bin
+ENV := .venv/.made
+OLDEST := .venv-oldest/bin
+OLDEST_ENV := .venv-oldest/.made
+
+NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/include/rsuper/*.h)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help env demo test test-fast test-gpu test-oldest lint format readme bench bench-gpu clean cuda
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+
+env: $(ENV) ## create .venv, or bring it up to date
+
+demo: $(ENV) ## learn tumours in a real CT from report sentences; writes runs/demo
+	@$(BIN)/rsuper demo --out runs/demo
+
+test: $(ENV) ## run all tests
+	@$(BIN)/pytest -q
+
+test-fast: $(ENV) ## run all tests but the slow ones
+	@$(BIN)/pytest -q -m "not slow"
+
+test-gpu: $(ENV) cuda ## run the tests that need a CUDA device
+	@$(BIN)/pytest -q -m gpu
+
+test-oldest: $(OLDEST_ENV) ## run the tests of rsuper_kernels with the oldest torch that it supports
+	@$(OLDEST)/pytest -q -m "not slow" --ignore=tests/train
+
+lint: $(ENV) ## check style and types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/python docs/render.py --check
+
+format: $(ENV) ## put the code in order
+	@$(BIN)/ruff check --fix --quiet
+	@$(BIN)/ruff format
+
+readme: $(ENV) ## render the README's tables, and take over the last demo's figures
+	@test ! -f runs/demo/metrics.json || cp runs/demo/metrics.json docs/demo.json
+	@test ! -f runs/demo/demo.png || cp runs/demo/demo.png docs/demo.png
+	@$(BIN)/python docs/render.py
+
+bench: $(ENV) ## run the benchmarks
+	@$(BIN)/pytest benchmarks/ --benchmark-only
+
+bench-gpu: $(ENV) cuda ## run the benchmarks that need a CUDA device
+	@$(BIN)/pytest benchmarks/ --benchmark-only -m gpu
+
+clean: ## remove the environments, builds and caches
+	rm -rf .venv .venv-oldest build dist *.egg-info python/*.egg-info rsuper_kernels/_C*.so
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+cuda: $(ENV)
+	@$(BIN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())" || { echo "no CUDA device"; exit 2; }
+
+$(ENV): pyproject.toml constraints.txt $(NATIVE)
+	@PYTHON="$(PYTHON)" sh .ci/prepare-python
+	@echo "making .venv (the first time takes some minutes: torch is large)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/pip install $(PIP_FLAGS) -c constraints.txt $(BUILD_TOOLS)
+	@$(BIN)/pip install $(PIP_FLAGS) -c constraints.txt --no-build-isolation -e ".[dev]"
+	@$(BIN)/python -c "from rsuper_kernels.ops.dilate import native; print('.venv is ready;', native.available()[1])"
+	@touch $@
+
+$(OLDEST_ENV): pyproject.toml constraints.txt $(NATIVE)
+	@PYTHON="$(PYTHON)" sh .ci/prepare-python
+	@echo "making .venv-oldest"
+	@test -x $(OLDEST)/python || $(PYTHON) -m venv .venv-oldest
+	@grep -Ev '^(torch|numpy)==' constraints.txt > .venv-oldest/constraints.txt
+	@$(OLDEST)/pip install $(PIP_FLAGS) -c .venv-oldest/constraints.txt $(BUILD_TOOLS) torch==2.6.0 \
+		'numpy==1.26.4; python_version < "3.13"' scipy expecttest hypothesis pytest
+	@$(OLDEST)/pip install $(PIP_FLAGS) --no-build-isolation --no-deps -e .
+	@touch $@

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rows of voxels as bits: voxel x of a row is bit x % 64 of word x / 64, and the bits past the row's end stay zero.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+// Packing reads eight voxels as one integer, so the first voxel must be its lowest byte.
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "rsuper_kernels: the compiled module supports little-endian machines only"
+#endif
+
+namespace rsuper {
+
+using Word = std::uint64_t;
+constexpr std::int64_t kWordBits = 64;
+constexpr Word kLowBits = 0x0101010101010101;  // the lowest bit of each byte
+
+inline std::int64_t words_per_row(std::int64_t width) { return (width + kWordBits - 1) / kWordBits; }
+
+// The bits of a row's last word that are voxels.
+inline Word last_word_mask(std::int64_t width) {
+  const std::int64_t used = width % kWordBits;
+  return used == 0 ? ~Word{0} : (Word{1} << used) - 1;
+}
+
+// Eight bytes -> eight bits, bit i set where byte i is not zero.
+inline Word pack_bytes(Word bytes) {
+  constexpr Word low7 = 0x7f * kLowBits;
+  const Word nonzero = (((bytes & low7) + low7) | bytes) >> 7 & kLowBits;
+  return nonzero * 0x0102040810204080 >> 56;  // the product gathers bit 8i at bit 56 + i, without carries
+}
+
+// Eight bits -> eight bytes of 0 or 1.
+inline Word unpack_bits(Word bits) {
+  const Word one_bit_per_byte = (bits & 0xff) * kLowBits & 0x8040201008040201;
+  return (one_bit_per_byte + 0x7f * kLowBits) >> 7 & kLowBits;
+}
+
+// Calls body(first, count) for the voxels of each word of a row; the count is the constant 64 where a word is full,
+// so that compilers unroll what is inlined there.
+template <typename Body>
+inline void for_each_word(std::int64_t width, const Body& body) {
+  std::int64_t x = 0;
+  for (; x + kWordBits <= width; x += kWordBits) body(x, kWordBits);
+  if (x < width) body(x, width - x);
+}
+
+inline Word pack_word(const std::uint8_t* voxels, std::int64_t count) {
+  Word word = 0;
+  for (std::int64_t x = 0; x < count; x += 8) {
+    Word bytes = 0;
+    std::memcpy(&bytes, voxels + x, count - x < 8 ? count - x : 8);
+    word |= pack_bytes(bytes) << x;
+  }
+  return word;
+}
+
+inline void unpack_word(Word word, std::uint8_t* voxels, std::int64_t count) {
+  for (std::int64_t x = 0; x < count; x += 8) {
+    const Word bytes = unpack_bits(word >> x);
+    std::memcpy(voxels + x, &bytes, count - x < 8 ? count - x : 8);
+  }
+}
+
+inline void pack_row(const std::uint8_t* voxels, Word* row, std::int64_t width) {
+  for_each_word(width, [&](std::int64_t x, std::int64_t count) { row[x / kWordBits] = pack_word(voxels + x, count); });
+}
+
+inline void unpack_row(const Word* row, std::uint8_t* voxels, std::int64_t width) {
+  for_each_word(width, [&](std::int64_t x, std::int64_t count) { unpack_word(row[x / kWordBits], voxels + x, count); });
+}
+
+// In place: every voxel spreads to the voxels `step` before and after it; 0 < step < 64.
+inline void spread_row(Word* row, std::int64_t words, std::int64_t step, Word last_mask) {
+  Word before = 0;
+  for (std::int64_t w = 0; w < words; ++w) {
+    const Word here = row[w];
+    const Word after = w + 1 < words ? row[w + 1] : Word{0};
+    const Word up = here << step | before >> (kWordBits - step);
+    const Word down = here >> step | after << (kWordBits - step);
+    row[w] = here | up | down;
+    before = here;
+  }
+  row[words - 1] &= last_mask;
+}
+
+inline bool any_bit(const Word* row, std::int64_t words) {
+  Word all = 0;
+  for (std::int64_t w = 0; w < words; ++w) all |= row[w];
+  return all != 0;
+}
+
+// Where the compiler and the C library can choose at load time, there is an AVX2 version besides the plain one.
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
+__attribute__((target_clones("avx2", "default")))
+#endif
+inline void or_words(Word* __restrict out, const Word* __restrict in, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) out[i] |= in[i];
+}
+
+}  // namespace rsuper
