@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from rsuper_kernels.geometry import complete_diameters, ellipsoid_volume
@@ -44,7 +44,12 @@ class Tumour:
                     "or neither for a tumour of unknown size"
                 )
             return
-        diameters = tuple(float(d) for d in self.diameters)
+        try:
+            diameters = tuple(float(d) for d in self.diameters)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"diameters: expected one to three lengths in mm as a tuple, got {self.diameters!r}"
+            ) from None
         if not diameters or not all(math.isfinite(d) and d > 0 for d in diameters):
             raise ValueError(f"diameters: expected one to three positive lengths in mm, got {self.diameters!r}")
         volume = ellipsoid_volume(diameters) if self.volume is None else float(self.volume)
@@ -93,7 +98,7 @@ class FindingGroup:
         region = self.region
         if region is not None:
             # one id or name may stand for itself
-            region = (region,) if isinstance(region, (int, str)) else tuple(region)
+            region = tuple(region) if isinstance(region, Iterable) and not isinstance(region, str) else (region,)
         object.__setattr__(self, "region", region)
         tumours = tuple(self.tumours)
         if not tumours and not self.count_known:
@@ -201,6 +206,10 @@ class Findings:
             if (item.channels, item.lesion_channels) != (first.channels, first.lesion_channels):
                 raise ValueError(
                     f"collate: findings {index} are over channels {item.channels}, findings 0 over {first.channels}"
+                )
+            if item.region_names != first.region_names:
+                raise ValueError(
+                    f"collate: findings {index} name their regions {item.region_names}, findings 0 {first.region_names}"
                 )
             groups += [replace(group, sample=group.sample + start) for group in item.groups]
             annotated |= {(sample + start, channel) for sample, channel in item.annotated}

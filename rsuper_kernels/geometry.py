@@ -139,9 +139,9 @@ def ceil_odd(diameter: float) -> int:
     return rounded + 1 - rounded % 2
 
 
-def ball_voxels(diameter: float) -> int:
-    """Voxels in the digital ball of `diameter` voxels at unit spacing: n(11) = 739."""
-    runs = ball_element(diameter / 2).runs
+def ball_voxels(diameter: float, spacing: Spacing = UNIT_SPACING) -> int:
+    """Voxels in the digital ball of `diameter` mm: n(11) = 739 at unit spacing."""
+    runs = ball_element(diameter / 2, spacing).runs
     return int((2 * runs[:, 2] + 1).sum())
 
 

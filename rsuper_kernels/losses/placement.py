@@ -74,7 +74,7 @@ def candidate(mask: int, tumour: Tumour, shape: Sequence[int], spacing: Spacing,
         volume = 9 if volume <= 1 else volume
     voxels = max(int(np.round(volume)), 1)
     if recipe.voxel_count == "ball":
-        voxels = max(voxels, ball_voxels(odd_diameter(diameter)) - 1)
+        voxels = max(voxels, ball_voxels(diameter, spacing) - 1)
     return Candidate(mask, tumour, diameter, voxels, selection_counts(voxels, recipe.volume_margin, patch))
 
 

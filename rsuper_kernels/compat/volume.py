@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Volume loss of the public code (public R-Super code, A.5)."""
+
+from __future__ import annotations
+
+import torch
+
+from rsuper_kernels.checks import accumulation_dtype, check_float, check_ndim, check_shape
+from rsuper_kernels.compat.channels import ClassNames, get_lesion_channels, merged_weights, read_class_names
+from rsuper_kernels.compat.masks import dilated
+from rsuper_kernels.losses.volume import volume_curve
+from rsuper_kernels.ops.masked_bce_dice.op import every_plane
+from rsuper_kernels.ops.region_sums import region_sums
+
+
+def volume_loss_basic(
+    out: torch.Tensor,
+    chosen_segment_mask: torch.Tensor,
+    tumor_volumes: torch.Tensor,
+    labels: torch.Tensor,
+    unk_voxels: torch.Tensor | None,
+    classes: ClassNames | None = None,
+    dilation_segment: int = 31,
+    dilation_unk: int = 7,
+    tolerance: float = 0.1,
+    loss_function: str = "deprecated",
+    n: str = "huber",
+    sigmoid: bool = True,
+    class_weights: torch.Tensor | None = None,
+) -> dict[str, torch.Tensor]:
+    """Compare the predicted tumour volume in the dilated segment with the reported one, in voxels of 1 mm.
+
+    Args:
+        out: logits (B, C, H, W, D), any float dtype; probabilities with sigmoid=False. The only input with a gradient.
+        chosen_segment_mask, labels: (B, C, H, W, D), 0 and 1. A lesion channel with labels takes no part.
+        tumor_volumes: (B, T) in mm3, 0 for padding; their sum is the target of every lesion channel with a chosen
+            segment.
+        classes: C class names, or the path of a .yaml or .txt list of them. There is no default file.
+        dilation_segment: size of the dilation of the segment, see `dilate_volume`.
+        tolerance: relative error of the volume that costs nothing.
+        class_weights: None, (B, C) or (B, C, 1, 1, 1).
+        unk_voxels, dilation_unk, loss_function, n: accepted and ignored; they do not enter the public result (Q4).
+
+    Returns:
+        {"dice_volume_loss": scalar}, the mean over B and lesion channels, float32 (float64 for float64 logits).
+
+    Raises:
+        ValueError: shapes that do not fit, no chosen segment, or (looked at on the CPU only) negative or NaN volumes.
+
+    Source: Bassi et al., MICCAI 2025; public R-Super code, A.5.
+    """
+    names = read_class_names(classes)
+    check_float("out", out)
+    check_ndim("out", out, "(B, C, H, W, D)")
+    if chosen_segment_mask is None:
+        raise ValueError("chosen_segment_mask: expected (B, C, H, W, D), got None")
+    for name, mask in (("chosen_segment_mask", chosen_segment_mask), ("labels", labels)):
+        check_shape(name, mask, tuple(out.shape), "(B, C, H, W, D)")
+    check_shape("tumor_volumes", tumor_volumes, (out.shape[0], *tumor_volumes.shape[1:]), "(B, T)")
+
+    logits = get_lesion_channels(out, names)
+    region = dilated(get_lesion_channels(chosen_segment_mask, names), dilation_segment)
+    annotated = (get_lesion_channels(labels, names) != 0).flatten(2).any(2)
+    counted = region & ~annotated[:, :, None, None, None]
+    activation = "sigmoid" if sigmoid else "identity"
+    predicted = region_sums(logits, counted.flatten(0, 1), *every_plane(logits), activation=activation)
+    predicted = predicted.unflatten(0, tuple(logits.shape[:2]))
+    reported = tumor_volumes.to(predicted).flatten(1).sum(1, keepdim=True) * region.flatten(2).any(2)
+    losses = dice_based_volume_loss(predicted, reported, tolerance=tolerance)
+    if class_weights is not None:
+        losses = losses * merged_weights(class_weights, names).to(losses)
+    return {"dice_volume_loss": losses.mean()}
+
+
+def dice_based_volume_loss(
+    x: torch.Tensor, y: torch.Tensor, tolerance: float = 0.1, E: float = 500, cross_entropy: bool = False
+) -> torch.Tensor:
+    """Compare predicted with reported volumes, elementwise; zero within the tolerance.
+
+    Args:
+        x: predicted volumes (B, C) in voxels, or probabilities (B, C, H, W, D), which are summed. Takes the gradient.
+        y: reported volumes (B, C) in voxels.
+        tolerance: relative error that costs nothing; none below 100 voxels.
+        E: voxels added to the denominators.
+        cross_entropy: return -log(1 - loss + 1e-5).
+
+    Returns:
+        (B, C) in [0, 1], float32 (float64 for float64 x).
+
+    Raises:
+        ValueError: shapes that do not fit, or (looked at on the CPU only) negative or NaN volumes.
+    """
+    check_float("x", x)
+    dtype = accumulation_dtype(x)
+    predicted = x.to(dtype).flatten(2).sum(2) if x.ndim > 2 else x.to(dtype)
+    check_shape("y", y, tuple(predicted.shape), "(B, C)")
+    reported = y.to(dtype)
+    for name, volumes in (("x", predicted), ("y", reported)):
+        if volumes.device.type == "cpu" and not (volumes.detach() >= 0).all():
+            where = (~(volumes.detach() >= 0)).nonzero()[0].tolist()
+            raise ValueError(f"{name}: expected volumes of at least 0, got {volumes[tuple(where)].item()} at {where}")
+    losses = volume_curve(predicted, reported, tolerance, E)
+    return -torch.log(1 - losses + 1e-5) if cross_entropy else losses
