@@ -79,8 +79,8 @@ def extract_hu(ct: torch.Tensor, out: torch.Tensor, class_list: Sequence[str]) -
     """
     check_float("out", out)
     check_ndim("out", out, "(B, C, H, W, D)")
-    volume = ct[:, 0] if ct.ndim == 5 else ct
-    check_shape("ct", volume, (out.shape[0], *out.shape[2:]), "(B, 1, H, W, D) with one channel,")
+    volume = ct if ct.ndim == 4 else ct.squeeze(1)
+    check_shape("ct", volume, (out.shape[0], *out.shape[2:]), "(B, 1, H, W, D) or (B, H, W, D)")
     _, organs, channels = get_mask_lesion_masks(out.to(accumulation_dtype(out)).sigmoid(), class_list)
     batch, lesions = organs.shape[:2]
     scaled = volume.detach().to(organs.dtype)

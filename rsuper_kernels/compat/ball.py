@@ -21,29 +21,29 @@ from rsuper_kernels.ops.masked_bce_dice import masked_bce_dice
 
 @dataclass(frozen=True)
 class _Batch:
-    """Merged inputs of a ball loss: logits and masks (B, C', H, W, D), and per sample the channel with tumours."""
+    """Merged inputs of a ball loss: logits and dilated segments (B, C', H, W, D), and what each sample reports."""
 
     logits: torch.Tensor
     region: torch.Tensor
+    names: list[str]
     channel: list[int | None]
+    """Per sample, the merged channel with a chosen segment."""
     tumours: list[list[tuple[float, float]]]
-    """Per sample (diameter, volume) by descending volume; empty without a channel."""
+    """Per sample, (diameter, volume) by descending volume."""
     activation: str
 
     @property
     def positive(self) -> list[tuple[int, int]]:
         """The planes (sample, channel) with tumours."""
-        return [
-            (b, c)
-            for b, (c, found) in enumerate(zip(self.channel, self.tumours, strict=True))
-            if c is not None and found
-        ]
+        return [(b, c) for b, c in enumerate(self.channel) if c is not None and self.tumours[b]]
+
+    def plane_name(self, plane: tuple[int, int]) -> str:
+        return f"sample {plane[0]}, {self.names[plane[1]]}"
 
     def probability(self, planes: Sequence[tuple[int, int]]) -> torch.Tensor:
         """Detached probabilities (P, H, W, D) of some planes."""
-        chosen = self.logits.detach()[[b for b, _ in planes], [c for _, c in planes]].to(
-            accumulation_dtype(self.logits)
-        )
+        chosen = self.logits.detach()[[b for b, _ in planes], [c for _, c in planes]]
+        chosen = chosen.to(accumulation_dtype(chosen))
         return chosen.sigmoid() if self.activation == "sigmoid" else chosen
 
 
@@ -64,7 +64,7 @@ def _merge(
     tumours = read_tumours(tumor_volumes, tumor_diameters, out.shape[0])
     channel = only_active_channels(segment, names)
     region = dilated(segment, subseg_dilation)
-    return _Batch(logits, region, channel, tumours, "sigmoid" if sigmoid else "identity")
+    return _Batch(logits, region, names, channel, tumours, "sigmoid" if sigmoid else "identity")
 
 
 def read_tumours(
@@ -98,7 +98,7 @@ def read_tumours(
 
 
 def _placements(batch: _Batch, rule: BallRule) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """Place the first tumour of each positive plane, then the second, ...: rows of `batch.positive`, masks (n, 3, H, W, D)."""
+    """Place the first tumour of each positive plane, then the second: rows of `batch.positive`, and their masks."""
     planes = batch.positive
     if not planes:
         return
@@ -106,7 +106,7 @@ def _placements(batch: _Batch, rule: BallRule) -> Iterator[tuple[list[int], torc
     available = batch.region[[b for b, _ in planes], [c for _, c in planes]]
     for rank in range(max(len(batch.tumours[b]) for b, _ in planes)):
         rows = [row for row, (b, _) in enumerate(planes) if len(batch.tumours[b]) > rank]
-        names = [f"tumour {rank} (by volume) of sample {planes[row][0]}" for row in rows]
+        names = [f"tumour {rank} (by volume) of {batch.plane_name(planes[row])}" for row in rows]
         sizes = [
             tumour_size(*batch.tumours[planes[row][0]][rank], probability[0].numel(), rule, name)
             for row, name in zip(rows, names, strict=True)
@@ -129,11 +129,11 @@ def ball_pseudo_masks(
     subseg_dilation: int = 31,
     sigmoid: bool = True,
 ) -> list[list[torch.Tensor]]:
-    """Give the pseudo-masks that `ball_loss` makes of its inputs: bool (3, H, W, D), mid, small and big, for each
-    tumour.
+    """Give the pseudo-masks that `ball_loss` makes of its inputs.
 
     Returns:
-        Per sample, a list in the order of placing, by descending volume; empty without tumours. No gradient.
+        Per sample, a list with a bool (3, H, W, D), mid, small and big, for each tumour, in the order of placing, by
+        descending volume; empty without tumours. No gradient.
 
     Raises:
         ValueError: as `ball_loss`. The public code has no such function; its masks stay inside its ball_loss.
@@ -204,7 +204,7 @@ def ball_loss(
         check_shape(name, mask, tuple(out.shape), "(B, C, H, W, D)")
     batch = _merge(out, chosen_segment_mask, tumor_volumes, tumor_diameters, classes, subseg_dilation, sigmoid)
     known = ~dilated(get_lesion_channels(unk_voxels, classes), unk_dilation)
-    penalised = known & (get_lesion_channels(labels, classes) < 1) | batch.region
+    penalised = (known & (get_lesion_channels(labels, classes) < 1)) | batch.region
 
     rule = BallRule(diameter_margin, volume_margin, gaussian, gaussian_std)
     foreground, border = _targets(batch, rule, use_small_pseudo_mask, dilation_for_background)
@@ -266,6 +266,11 @@ def _voxel_weights(batch: _Batch, foreground: torch.Tensor, concentration: float
         return None
     probability = batch.probability(batch.positive)
     if probability.device.type == "cpu":
+        for plane, inside in zip(batch.positive, foreground, strict=True):
+            if not inside.any():
+                raise ValueError(
+                    f"{batch.plane_name(plane)}: expected at least one foreground voxel to weigh, got none"
+                )
         return torch.stack([_cpu_weights(*plane, concentration) for plane in zip(probability, foreground, strict=True)])
     limits = [foreground[0].numel()] * len(foreground)
     return torch.where(foreground, rank_weights(probability, foreground, limits, concentration=concentration), 1)
@@ -279,7 +284,7 @@ def _cpu_weights(probability: torch.Tensor, foreground: torch.Tensor, concentrat
     values = key[foreground]
     if values.unique().numel() < count:
         values = key.flatten()
-    weights = rank_decay(values, values.new_tensor(max(count, 1)), concentration, hard_cutoff=True) * count
+    weights = rank_decay(values, values.new_tensor(count), concentration, hard_cutoff=True) * count
     out = torch.ones_like(probability)
     out[foreground] = weights if len(weights) == count else weights.view_as(out)[foreground]
     return out

@@ -141,10 +141,9 @@ def isolate(
 
 
 def _break_ties_as_topk(probability: torch.Tensor, masks: torch.Tensor, counts: Sequence[int]) -> None:
-    """Where a cut falls between equal values, take those that torch.topk takes of the whole patch, as the public code
-    does.
+    """Where a cut falls between equal values, take what torch.topk takes of the whole patch, as the public code does.
 
-    `masks` (4, H, W, D) are the ball and the selections in the order of `counts`, which are changed in place.
+    `masks` (4, H, W, D) are the ball and the selections in the order of `counts`; the selections are changed in place.
     """
     ball = masks[0]
     inside = probability[ball].sort(descending=True).values.tolist()

@@ -57,6 +57,12 @@ def group_attenuation(group: FindingGroup) -> str:
     return values.pop() if len(values) == 1 else "mixed"
 
 
+def telling_groups(findings: Findings) -> list[int]:
+    """The groups whose tumours together are hypo, iso or hyper, but for those on annotated planes."""
+    groups = [g for indices in findings.planes().values() for g in indices]
+    return [g for g in sorted(groups) if group_attenuation(findings.groups[g]) in ("hypo", "iso", "hyper")]
+
+
 def attenuation_loss(
     logits: torch.Tensor,
     ct: torch.Tensor,
@@ -88,7 +94,7 @@ def attenuation_loss(
     """
     check_inputs(logits, findings, finite=check)
     rules = get_recipe(recipe, **options)
-    groups = [g for g, group in enumerate(findings.groups) if group_attenuation(group) in ("hypo", "iso", "hyper")]
+    groups = telling_groups(findings)
     masks = group_regions(findings, groups, regions, logits)
     dilated = dilated_regions(masks, effective_spacing(spacing, rules), rules, impl)
     return grouped_attenuation_loss(logits, ct, findings, groups, masks, dilated, rules, impl)

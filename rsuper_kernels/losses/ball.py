@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rsuper_kernels.checks import accumulation_dtype, check_shape
+from rsuper_kernels.checks import accumulation_dtype, check_device, check_shape
 from rsuper_kernels.findings import Findings
 from rsuper_kernels.losses.placement import Placement, place_tumours, plane_candidates
 from rsuper_kernels.losses.regions import (
@@ -151,6 +151,7 @@ def ball_targets(
         settled[p] = reported_known(findings, groups, masks[rows])
     if known is not None:
         check_shape("known", known, tuple(logits.shape), "(B, C, D, H, W)")
+        check_device("known", known, "logits", logits)
         settled &= known[sample, channel].bool()
     candidates = plane_candidates(findings, planes, shape, spacing, recipe)
     placement = place_tumours(probability, dilated, candidates, open_ended, spacing, recipe, impl)

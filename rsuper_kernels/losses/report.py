@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from rsuper_kernels.checks import check_shape
+from rsuper_kernels.checks import check_device, check_shape
 from rsuper_kernels.findings import Findings
 from rsuper_kernels.geometry import Spacing
 from rsuper_kernels.losses.attenuation import (
-    group_attenuation,
     grouped_attenuation_loss,
     placed_attenuation_loss,
+    telling_groups,
 )
 from rsuper_kernels.losses.ball import BallTargets, ball_planes, ball_targets, ball_terms
 from rsuper_kernels.losses.regions import (
@@ -128,11 +128,11 @@ class ReportSupervisedLoss(nn.Module):
         weights = self._head_weights(len(outputs))
         for index, logits in enumerate(outputs):
             check_inputs(logits, findings, finite=self.check, name=f"heads[{index}]")
-            check_shape(f"heads[{index}]", logits, tuple(outputs[0].shape), "(B, C, D, H, W)")
-        if labels is not None:
-            check_shape("labels", labels, tuple(outputs[0].shape), "(B, C, D, H, W)")
-        if unknown is not None:
-            check_shape("unknown", unknown, tuple(outputs[0].shape), "(B, C, D, H, W)")
+        others = {f"heads[{index}]": logits for index, logits in enumerate(outputs)} | {"labels": labels, "unknown": unknown}
+        for name, tensor in others.items():
+            if tensor is not None:
+                check_shape(name, tensor, tuple(outputs[0].shape), "(B, C, D, H, W)")
+                check_device(name, tensor, "heads[0]", outputs[0])
         with torch.no_grad():
             where = self._regions(outputs[0], findings, regions, spacing)
             labelled = None if unknown is None else known_voxels(unknown, impl=self.impl)
@@ -226,8 +226,8 @@ class ReportSupervisedLoss(nn.Module):
         where: ReportRegions,
         targets: BallTargets | None,
     ) -> torch.Tensor:
-        groups = [g for g, group in enumerate(findings.groups) if group_attenuation(group) in ("hypo", "iso", "hyper")]
-        told = any(t.attenuation in ("hypo", "iso", "hyper") for group in findings.groups for t in group.tumours)
+        members = [findings.groups[g] for indices in findings.planes().values() for g in indices]
+        told = any(t.attenuation in ("hypo", "iso", "hyper") for group in members for t in group.tumours)
         if not told:
             return logits.new_zeros((), dtype=torch.float32)
         if ct is None:
@@ -235,5 +235,6 @@ class ReportSupervisedLoss(nn.Module):
         if self.recipe.attenuation_scope == "tumour" and targets is not None:
             masks, _ = where.rows([g for groups in ball_planes(findings, self.recipe).values() for g in groups])
             return placed_attenuation_loss(logits, ct, targets, masks, self.recipe, self.impl)
+        groups = telling_groups(findings)
         masks, dilated = where.rows(groups)
         return grouped_attenuation_loss(logits, ct, findings, groups, masks, dilated, self.recipe, self.impl)

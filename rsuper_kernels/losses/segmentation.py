@@ -108,6 +108,7 @@ def segmentation_terms(
     check_float("logits", logits)
     check_ndim("logits", logits, "(B, C, D, H, W)")
     check_shape("labels", labels, tuple(logits.shape), "(B, C, D, H, W)")
+    check_device("labels", labels, "logits", logits)
     if known is None:
         known = torch.ones_like(labels, dtype=torch.bool)
     batch, channels = logits.shape[:2]
