@@ -128,8 +128,8 @@ class ReportSupervisedLoss(nn.Module):
         weights = self._head_weights(len(outputs))
         for index, logits in enumerate(outputs):
             check_inputs(logits, findings, finite=self.check, name=f"heads[{index}]")
-        others = {f"heads[{index}]": logits for index, logits in enumerate(outputs)} | {"labels": labels, "unknown": unknown}
-        for name, tensor in others.items():
+        named = {f"heads[{index}]": logits for index, logits in enumerate(outputs)}
+        for name, tensor in {**named, "labels": labels, "unknown": unknown}.items():
             if tensor is not None:
                 check_shape(name, tensor, tuple(outputs[0].shape), "(B, C, D, H, W)")
                 check_device(name, tensor, "heads[0]", outputs[0])

@@ -2,15 +2,7 @@
 """Runs one golden case through `rsuper_kernels.compat` and compares the result with what the public function returned.
 
 Each adapter below takes the manifest's arguments (with the case's id, diagnostics and "tie" added) and the arrays of a
-case, and yields checks, all of the form "error <= tolerance":
-
-- masks: number of differing voxels, tolerance 0
-- losses: |ours - stored| / max(|stored|, 0.1), tolerance 1e-5 (so 1e-6 absolute near 0)
-- gradients: see `io.gradient_error`, tolerance 1e-4
-- an expected error: ValueError must be raised
-
-Cases whose masks depend on how the public code's top-k broke ties are compared by voxel counts and by the sum of x over
-the mask.
+case, and yields checks. Where an error is expected, ValueError must be raised.
 """
 
 import hashlib
@@ -25,32 +17,18 @@ import torch
 
 from rsuper_kernels import compat
 
-from .io import GoldenError, gradient_error, read_arrays
-
-LOSS_TOLERANCE = 1e-5
-GRADIENT_TOLERANCE = 1e-4
-TIE_LOSS_TOLERANCE = 2e-2
-
-Arrays = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One comparison of a case: what was compared, how far it is off, and how far it may be."""
-
-    name: str
-    error: float
-    tolerance: float
-
-    @property
-    def passed(self) -> bool:
-        """Whether the error is within the tolerance; a NaN is not."""
-        return self.error <= self.tolerance
-
-    @property
-    def badness(self) -> float:
-        """Error in units of the tolerance, to find the worst check of a case."""
-        return self.error if self.tolerance == 0 else self.error / self.tolerance
+from .checks import (
+    GRADIENT_TOLERANCE,
+    LOSS_TOLERANCE,
+    TIE_LOSS_TOLERANCE,
+    Arrays,
+    Check,
+    gradient_check,
+    loss_check,
+    mask_check,
+    tie_checks,
+)
+from .io import GoldenError, read_arrays
 
 
 @dataclass(frozen=True)
@@ -89,12 +67,12 @@ def run_case(folder: str | Path, case: dict) -> Outcome:
     except Exception as error:  # the remaining cases still have to run
         return Outcome(name, function, "fail", message=f"{type(error).__name__}: {_shorten(error)}")
     if expected_error:
+        kind = expected_error["type"]
         return Outcome(
-            name,
-            function,
-            "fail",
-            message=f"ValueError expected ({expected_error['type']} in the public code), nothing raised",
+            name, function, "fail", message=f"ValueError expected ({kind} in the public code), nothing raised"
         )
+    if not checks:
+        return Outcome(name, function, "fail", message="nothing to compare")
     worst = max(checks, key=lambda check: check.badness if check.badness == check.badness else float("inf"))
     status = "fail" if not all(check.passed for check in checks) else "tie" if tie else "pass"
     return Outcome(name, function, status, worst)
@@ -103,65 +81,6 @@ def run_case(folder: str | Path, case: dict) -> Outcome:
 def _shorten(error: Exception, limit: int = 100) -> str:
     text = " ".join(str(error).split())
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
-
-
-# comparisons
-
-
-def _loss_check(
-    name: str, ours: object, stored: np.ndarray, tolerance: float = LOSS_TOLERANCE, floor: float = 0.1
-) -> Check:
-    if isinstance(ours, torch.Tensor):
-        ours = ours.detach().double().numpy()
-    ours = np.asarray(ours, np.float64)
-    if ours.shape != stored.shape:
-        raise GoldenError(f"{name}: shape {ours.shape}, stored {stored.shape}")
-    error = np.abs(ours - stored) / np.maximum(np.abs(stored), floor)
-    return Check(name, float(error.max(initial=0.0)), tolerance)
-
-
-def _gradient_checks(
-    name: str, ours: torch.Tensor | None, arrays: Arrays, ranked: torch.Tensor | None = None
-) -> Iterator[Check]:
-    """Compare a gradient; `ranked` holds the logits if the loss weighs voxels by their rank.
-
-    Equal logits rank as an unstable sort leaves them, which differs between CPUs: where the strict comparison fails,
-    voxels that share their logit with another one of the channel may be off by 1e-2.
-    """
-    shape = tuple(int(size) for size in arrays[f"{name}.shape"])
-    # the public loss adds leading axes of 1 to inputs of three or four axes
-    gradient = (
-        np.zeros(shape) if ours is None else ours.double().numpy().reshape((1,) * (len(shape) - ours.ndim) + ours.shape)
-    )
-    error = gradient_error(arrays, name, gradient)
-    if error > GRADIENT_TOLERANCE and ranked is not None:
-        error, name = (
-            gradient_error(arrays, name, gradient, loose=_shared_values(ranked.detach().numpy())),
-            f"{name} but for equal logits",
-        )
-    yield Check(name, error, GRADIENT_TOLERANCE)
-
-
-def _shared_values(values: np.ndarray) -> np.ndarray:
-    """Where a value (B, C, *S) occurs more than once in its channel."""
-    shared = [
-        np.unique(plane, return_inverse=True, return_counts=True)
-        for plane in values.reshape(-1, np.prod(values.shape[2:]))
-    ]
-    return np.stack([counts[inverse] > 1 for _, inverse, counts in shared]).reshape(values.shape)
-
-
-def _mask_check(name: str, ours: torch.Tensor, stored: np.ndarray) -> Check:
-    if tuple(ours.shape) != stored.shape:
-        raise GoldenError(f"{name}: shape {tuple(ours.shape)}, stored {stored.shape}")
-    return Check(name, float((ours.detach().double().numpy() != stored).sum()), 0)
-
-
-def _tie_checks(name: str, ours: torch.Tensor, stored: np.ndarray, x: np.ndarray | None = None) -> Iterator[Check]:
-    ours = ours.detach().double().numpy()
-    yield Check(f"{name} count", float(abs(ours.sum() - stored.sum()) / max(stored.sum(), 1)), TIE_LOSS_TOLERANCE)
-    if x is not None:
-        yield _loss_check(f"{name} sum of x", (ours * x).sum(), np.asarray((stored.astype(np.float64) * x).sum()))
 
 
 def _tensor(arrays: Arrays, name: str, grad: bool = False) -> torch.Tensor | None:
@@ -173,11 +92,8 @@ def _tensor(arrays: Arrays, name: str, grad: bool = False) -> torch.Tensor | Non
 
 def _options(args: dict) -> dict:
     """The arguments that go to the function as they are."""
-    return {
-        name: value
-        for name, value in args.items()
-        if name not in ("tie", "id", "diagnostics", "classes", "class_weights")
-    }
+    others = ("tie", "id", "diagnostics", "classes", "class_weights")
+    return {name: value for name, value in args.items() if name not in others}
 
 
 def _weights(args: dict, arrays: Arrays) -> torch.Tensor | None:
@@ -193,11 +109,10 @@ def _create_ball_kernel(args: dict, arrays: Arrays) -> Iterator[Check]:
     for name, stored in arrays.items():
         if name.startswith(("out_binary_", "out_gauss_")):
             kernel = compat.create_ball_kernel(int(name.rsplit("_", 1)[1]), gaussian="gauss" in name)
-            yield (
-                _loss_check(name, kernel, stored, 2e-6, floor=1e-30)
-                if "gauss" in name
-                else _mask_check(name, kernel, stored)
-            )
+            if "gauss" in name:
+                yield loss_check(name, kernel, stored, 2e-6, floor=1e-30)
+            else:
+                yield mask_check(name, kernel, stored)
 
 
 def _kernel_row_checks(row: dict) -> Iterator[Check]:
@@ -213,14 +128,9 @@ def _kernel_row_checks(row: dict) -> Iterator[Check]:
     )
     yield Check(f"{name}: support", float(not same), 0)
     if row["gaussian"]:
-        ours = [
-            float(kernel.sum(dtype=np.float64)),
-            float(profile[0]),
-            float(kernel[kernel > 0].min()),
-            *profile.tolist(),
-        ]
+        ours = [kernel.sum(dtype=np.float64), profile[0], kernel[kernel > 0].min(), *profile]
         stored = [row["sum"], row["centre"], row["min_positive"], *row["axis_profile"]]
-        yield _loss_check(f"{name}: values", ours, np.array(stored), 2e-6, floor=1e-30)
+        yield loss_check(f"{name}: values", ours, np.array(stored), 2e-6, floor=1e-30)
     else:
         yield Check(f"{name}: hash", float(hashlib.sha256(kernel.tobytes()).hexdigest() != row["sha256_f32"]), 0)
 
@@ -228,7 +138,7 @@ def _kernel_row_checks(row: dict) -> Iterator[Check]:
 def _dilate_volume(args: dict, arrays: Arrays) -> Iterator[Check]:
     volume = _tensor(arrays, "in_volume")
     if "out" in arrays:
-        yield _mask_check("out", compat.dilate_volume(volume, args["kernel_size"]), arrays["out"])
+        yield mask_check("out", compat.dilate_volume(volume, args["kernel_size"]), arrays["out"])
         return
     variants = {
         "3d": volume,
@@ -242,7 +152,7 @@ def _dilate_volume(args: dict, arrays: Arrays) -> Iterator[Check]:
         dilated = compat.dilate_volume(x, size, radius)
         if dilated.shape != x.shape:
             raise GoldenError(f"out_{name}: rank changed from {x.shape} to {dilated.shape}")
-        yield _mask_check(f"out_{name}", dilated.reshape(stored.shape), stored)
+        yield mask_check(f"out_{name}", dilated.reshape(stored.shape), stored)
 
 
 def _isolate_tumor(args: dict, arrays: Arrays) -> Iterator[Check]:
@@ -250,17 +160,17 @@ def _isolate_tumor(args: dict, arrays: Arrays) -> Iterator[Check]:
     masks = compat.isolate_tumor(_tensor(arrays, "in_x"), **options)
     for name, ours in zip(("mask", "small", "big"), masks, strict=True):
         if args["tie"]:
-            yield from _tie_checks(name, ours, arrays[f"out_{name}"], arrays["in_x"])
+            yield from tie_checks(name, ours, arrays[f"out_{name}"], arrays["in_x"])
         else:
-            yield _mask_check(name, ours, arrays[f"out_{name}"])
+            yield mask_check(name, ours, arrays[f"out_{name}"])
 
 
 def _get_lesion_channels(args: dict, arrays: Arrays) -> Iterator[Check]:
     x = _tensor(arrays, "in_x", grad=True)
     merged, names = compat.get_lesion_channels(x, args["classes"], return_class_names=True)
-    yield _loss_check("out", merged, arrays["out"], 0.0)
+    yield loss_check("out", merged, arrays["out"], 0.0)
     (merged * _tensor(arrays, "in_w")).sum().backward()
-    yield _loss_check("out_grad", x.grad, arrays["out_grad"], 0.0)
+    yield loss_check("out_grad", x.grad, arrays["out_grad"], 0.0)
     yield Check("names", float(list(names) != args["diagnostics"].get("names", list(names))), 0)
 
 
@@ -272,13 +182,13 @@ def _global_weighted_rank_pooling(args: dict, arrays: Arrays) -> Iterator[Check]
     ours, stored = compat.GlobalWeightedRankPooling(x, **options), arrays["out"]
     floor = float(np.abs(stored).max()) * 1e-3
     if not options.get("return_weights"):
-        yield _loss_check("pooled", ours, stored, 1e-4, floor=floor)
+        yield loss_check("pooled", ours, stored, 1e-4, floor=floor)
         return
     # voxels with equal x may swap their ranks, so weights are compared in the order of (x, weight)
     planes = [array.reshape(-1, x.shape[-3:].numel()) for array in (x.numpy(), ours.numpy(), stored)]
     for values, weights, expected in zip(*planes, strict=True):
         ordered, reference = weights[np.lexsort((weights, values))], expected[np.lexsort((expected, values))]
-        yield _loss_check("weights", ordered, reference, 1e-4, floor=floor)
+        yield loss_check("weights", ordered, reference, 1e-4, floor=floor)
 
 
 # losses
@@ -294,9 +204,9 @@ def _dice_loss_multi_class(args: dict, arrays: Arrays) -> Iterator[Check]:
         class_weights=_weights(args, arrays),
         **options,
     )
-    yield _loss_check("out_loss", loss, arrays["out_loss"])
+    yield loss_check("out_loss", loss, arrays["out_loss"])
     loss.sum().backward()
-    yield from _gradient_checks("out_grad", preds.grad, arrays)
+    yield gradient_check("out_grad", preds.grad, arrays)
 
 
 def _volume_loss_basic(args: dict, arrays: Arrays) -> Iterator[Check]:
@@ -314,12 +224,12 @@ def _volume_loss_basic(args: dict, arrays: Arrays) -> Iterator[Check]:
         **options,
     )
     yield Check("keys", float(set(losses) != {"dice_volume_loss"}), 0)
-    yield _loss_check("dice_volume_loss", losses["dice_volume_loss"], arrays["out_loss"])
+    yield loss_check("dice_volume_loss", losses["dice_volume_loss"], arrays["out_loss"])
     losses["dice_volume_loss"].backward()
-    yield from _gradient_checks("out_grad", out.grad, arrays)
+    yield gradient_check("out_grad", out.grad, arrays)
     chosen = compat.get_lesion_channels(segment, args["classes"])
     dilated = compat.dilate_volume(chosen, options.get("dilation_segment", 31))
-    yield _loss_check("out_dilated_voxels", dilated.double().sum((2, 3, 4)), arrays["out_dilated_voxels"], 0.0)
+    yield loss_check("out_dilated_voxels", dilated.double().sum((2, 3, 4)), arrays["out_dilated_voxels"], 0.0)
 
 
 def _dice_based_volume_loss(args: dict, arrays: Arrays) -> Iterator[Check]:
@@ -330,7 +240,7 @@ def _dice_based_volume_loss(args: dict, arrays: Arrays) -> Iterator[Check]:
                 f"tol{float(tolerance)}_ce{int(cross_entropy)}",
             )
             loss = compat.dice_based_volume_loss(x, _tensor(arrays, "in_y"), tolerance, args["E"], cross_entropy)
-            yield _loss_check(f"out_{suffix}", loss, arrays[f"out_{suffix}"])
+            yield loss_check(f"out_{suffix}", loss, arrays[f"out_{suffix}"])
             loss.sum().backward()
             stored = arrays[f"grad_{suffix}"]
             error = np.abs(x.grad.numpy() - stored).max() / max(np.abs(stored).max(), 1e-30)
@@ -351,10 +261,10 @@ def _ball_loss(args: dict, arrays: Arrays) -> Iterator[Check]:
     )
     yield Check("keys", float(set(losses) != {"ball_loss_bce", "ball_loss_dice"}), 0)
     for name, loss in losses.items():
-        yield _loss_check(name, loss, arrays[f"out_{name}"], TIE_LOSS_TOLERANCE if args["tie"] else LOSS_TOLERANCE)
+        yield loss_check(name, loss, arrays[f"out_{name}"], TIE_LOSS_TOLERANCE if args["tie"] else LOSS_TOLERANCE)
     if not args["tie"]:
         sum(losses.values()).backward()
-        yield from _gradient_checks("out_grad", out.grad, arrays, ranked=out)
+        yield gradient_check("out_grad", out.grad, arrays, ranked=out)
     yield from _pseudo_mask_checks(args, arrays, out.detach(), segment, volumes, diameters)
 
 
@@ -368,9 +278,9 @@ def _pseudo_mask_checks(args: dict, arrays: Arrays, out, segment, volumes, diame
         for name, ours in zip(("mask", "small", "big"), masks, strict=True):
             name = f"out_t{index}_{name}"
             if args["tie"]:
-                yield from _tie_checks(name, ours, arrays[name])
+                yield from tie_checks(name, ours, arrays[name])
             else:
-                yield _mask_check(name, ours, arrays[name])
+                yield mask_check(name, ours, arrays[name])
 
 
 def _calculate_loss(args: dict, arrays: Arrays) -> Iterator[Check]:
@@ -392,11 +302,11 @@ def _calculate_loss(args: dict, arrays: Arrays) -> Iterator[Check]:
     if set(stored) != set(losses):
         raise GoldenError(f"keys {sorted(losses)}, stored {sorted(stored)}")
     for name, value in stored.items():
-        yield _loss_check(name, losses[name], value, TIE_LOSS_TOLERANCE if args["tie"] else LOSS_TOLERANCE)
+        yield loss_check(name, losses[name], value, TIE_LOSS_TOLERANCE if args["tie"] else LOSS_TOLERANCE)
     losses["overall"].backward()
     for head, name in zip(heads, ("out_grad_final", "out_grad_hidden"), strict=False):
         if not args["tie"]:
-            yield from _gradient_checks(name, head.grad, arrays, ranked=head)
+            yield gradient_check(name, head.grad, arrays, ranked=head)
 
 
 # attenuation
@@ -405,10 +315,10 @@ def _calculate_loss(args: dict, arrays: Arrays) -> Iterator[Check]:
 def _extract_hu(args: dict, arrays: Arrays) -> Iterator[Check]:
     logits = _tensor(arrays, "in_logits", grad=True)
     features, indices = compat.extract_hu(_tensor(arrays, "in_ct"), logits, args["class_list"])
-    yield _loss_check("features", features, arrays["out"])
+    yield loss_check("features", features, arrays["out"])
     yield Check("indices", float(list(indices) != args["diagnostics"].get("indices", list(indices))), 0)
     (features * _tensor(arrays, "in_w")).sum().backward()
-    yield from _gradient_checks("out_grad", logits.grad, arrays)
+    yield gradient_check("out_grad", logits.grad, arrays)
 
 
 def _l1_simple_attenuation_classifier(args: dict, arrays: Arrays) -> Iterator[Check]:
@@ -422,10 +332,10 @@ def _l1_simple_attenuation_classifier(args: dict, arrays: Arrays) -> Iterator[Ch
             args["contrast"],
             args["args"],
         )
-        yield _loss_check(f"row {i} loss", loss, arrays[f"out{i}_loss"])
+        yield loss_check(f"row {i} loss", loss, arrays[f"out{i}_loss"])
         gradient = torch.autograd.grad(loss.sum(), difference, allow_unused=True)[0] if loss.requires_grad else None
         ours = np.zeros(difference.shape) if gradient is None else gradient.numpy()
-        yield _loss_check(f"row {i} gradient", ours[..., 0], arrays[f"out{i}_grad"], GRADIENT_TOLERANCE)
+        yield loss_check(f"row {i} gradient", ours[..., 0], arrays[f"out{i}_grad"], GRADIENT_TOLERANCE)
 
 
 ADAPTERS: dict[str, Callable[[dict, Arrays], Iterator[Check]]] = {
