@@ -15,6 +15,8 @@ UNKNOWN_DIAMETER = 5.0
 """Diameter in mm that stands for a tumour of unknown size."""
 UNKNOWN_VOLUMES = (66.0, 905_000.0)
 """Volumes in mm3 between which a tumour of unknown size may lie: balls of 5 and 120 mm."""
+LARGEST_DIAMETER = 500.0
+"""mm; no tumour is larger, so a larger number is a slip of units."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Tumour:
             ) from None
         if not diameters or not all(math.isfinite(d) and d > 0 for d in diameters):
             raise ValueError(f"diameters: expected one to three positive lengths in mm, got {self.diameters!r}")
+        if max(diameters) > LARGEST_DIAMETER:
+            raise ValueError(f"diameters: expected at most {LARGEST_DIAMETER:.0f} mm, got {self.diameters!r}; in mm?")
         volume = ellipsoid_volume(diameters) if self.volume is None else float(self.volume)
         if not (math.isfinite(volume) and volume > 0):
             raise ValueError(
@@ -91,7 +95,7 @@ class FindingGroup:
     sample: int
     channel: int | str
     region: int | str | tuple[int | str, ...] | None = None
-    tumours: tuple[Tumour, ...] = ()
+    tumours: Sequence[Tumour] = ()
     count_known: bool = True
 
     def __post_init__(self) -> None:
@@ -100,6 +104,8 @@ class FindingGroup:
             # one id or name may stand for itself
             region = tuple(region) if isinstance(region, Iterable) and not isinstance(region, str) else (region,)
         object.__setattr__(self, "region", region)
+        if not isinstance(self.tumours, Sequence) or not all(isinstance(tumour, Tumour) for tumour in self.tumours):
+            raise TypeError(f"tumours: expected a sequence of Tumour, got {self.tumours!r}")
         tumours = tuple(self.tumours)
         if not tumours and not self.count_known:
             # "multiple lesions", none described: at least one, of unknown size
@@ -145,9 +151,9 @@ class Findings:
         ValueError: a sample, channel or region that does not exist, or contradictory groups; the group is named.
     """
 
-    groups: tuple[FindingGroup, ...] = ()
+    groups: Sequence[FindingGroup] = ()
     batch_size: int = 1
-    channels: int | tuple[str, ...] = 1
+    channels: int | Sequence[str] = 1
     region_names: Mapping[str, int] | None = None
     lesion_channels: tuple[int, ...] | None = None
     annotated: frozenset[tuple[int, int]] = field(default_factory=frozenset)
@@ -232,6 +238,8 @@ class Findings:
         return replace(group, sample=sample, channel=channel, region=region)
 
     def _sample(self, sample: int, where: str) -> int:
+        if sample != int(sample):
+            raise TypeError(f"{where}: expected the sample's index in the batch, got {sample!r}")
         if not 0 <= sample < self.batch_size:
             raise ValueError(f"{where}: expected a sample from 0 to {self.batch_size - 1}, got {sample}")
         return int(sample)

@@ -146,24 +146,41 @@ def ball_voxels(diameter: float, spacing: Spacing = UNIT_SPACING) -> int:
 
 
 @lru_cache(maxsize=64)
-def ball_kernel(diameter: float, spacing: Spacing = UNIT_SPACING, sigma: float | None = 1.5) -> torch.Tensor:
+def ball_kernel(
+    diameter: float,
+    spacing: Spacing = UNIT_SPACING,
+    sigma: float | None = 1.5,
+    largest_reach: tuple[int, int, int] | None = None,
+) -> torch.Tensor:
     """Search kernel: a ball of `diameter` mm with weights exp(-r^2 / (2 (sigma * diameter / 2)^2)) inside, sum 1.
 
     `sigma` is in radii; None gives a flat ball. Returns float64 (kD, kH, kW) with odd edges, on the CPU; at 1.5 the
-    border weighs 0.80 of the centre. A ball smaller than a voxel is that one voxel. Source: public R-Super code, A.2.
+    border weighs 0.80 of the centre. A ball smaller than a voxel is that one voxel. `largest_reach` cuts the array (not
+    the sum) to offsets of so many voxels along each axis. Source: public R-Super code, A.2.
     """
     limit = squared_limit(diameter / 2)
-    axes = []
-    for step in spacing:
-        reach = int(math.sqrt(limit) / step)
-        axes.append(torch.arange(-reach, reach + 1, dtype=torch.float64) * step)
-    z, y, x = torch.meshgrid(*axes, indexing="ij")
-    squared = z * z + y * y + x * x
-    inside = squared <= limit
-    weights = inside.double()
-    if sigma is not None:
-        weights = torch.exp(-squared / (2 * (sigma * diameter / 2) ** 2)) * inside
-    return weights / weights.sum()
+    falloff = 0.0 if sigma is None else 1 / (2 * (sigma * diameter / 2) ** 2)
+    reach = [int(math.sqrt(limit) / step) for step in spacing]
+    squares = [(np.arange(-r, r + 1) * step) ** 2 for r, step in zip(reach, spacing, strict=True)]
+    profiles = [np.exp(-falloff * square) for square in squares]
+    total = _sum_over_ball(squares, profiles, limit)
+    if largest_reach is not None:
+        cuts = [slice(max(r - most, 0), r + min(r, most) + 1) for r, most in zip(reach, largest_reach, strict=True)]
+        squares = [square[cut] for square, cut in zip(squares, cuts, strict=True)]
+        profiles = [profile[cut] for profile, cut in zip(profiles, cuts, strict=True)]
+    inside = squares[0][:, None, None] + squares[1][:, None] + squares[2] <= limit
+    weights = profiles[0][:, None, None] * profiles[1][:, None] * profiles[2] * inside
+    return torch.from_numpy(weights / total)
+
+
+def _sum_over_ball(squares: list[np.ndarray], profiles: list[np.ndarray], limit: float) -> float:
+    """Sum of the separable profiles over the ball, row by row, without an array of the ball's size."""
+    left = limit - squares[0][:, None] - squares[1]
+    # squares of the last axis fall, then rise: the offsets of a row that are inside lie around the middle
+    middle = len(squares[2]) // 2
+    half_widths = np.searchsorted(squares[2][middle:], left, side="right") - 1
+    sums = np.concatenate([[0.0], 2 * np.cumsum(profiles[2][middle:]) - profiles[2][middle]])
+    return float((profiles[0][:, None] * profiles[1] * sums[half_widths + 1]).sum())
 
 
 def growth_radii(diameter: float, margin: float, shape: Sequence[int], spacing: Spacing) -> list[float]:

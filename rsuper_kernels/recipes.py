@@ -21,7 +21,7 @@ class Recipe:
     units: Literal["mm", "voxels"] = "mm"
     """ "voxels" takes every voxel for 1 x 1 x 1 mm, whatever the spacing says."""
     dilation: Literal["ball", "cascade"] = "ball"
-    """Euclidean balls in mm, or the public cascade of 7-voxel balls (Q1)."""
+    """Euclidean balls in mm, or the public cascade of 7-voxel balls (Q1), which takes mm for voxels."""
     region_margin: float = 15.0
     """S+ = voxels within this many mm of the reported region; the cascade rounds it to whole voxels."""
 
@@ -43,7 +43,7 @@ class Recipe:
     sigma: float | None = 1.5
     """Width of the search kernel in radii; None for a flat ball."""
     diameters: Literal["exact", "odd"] = "exact"
-    """Balls of the reported mm, or of the next odd number of voxels, grown in odd steps (Q16-Q18)."""
+    """Balls of the reported mm, or of the next odd number of them, grown in odd steps (Q16-Q18)."""
     voxel_count: Literal["reported", "ball"] = "reported"
     """N from the reported volume, or raised to the voxels of the ball of the largest diameter, less one (Q6)."""
     placement: Literal["region", "patch"] = "region"

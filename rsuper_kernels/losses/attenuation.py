@@ -25,6 +25,8 @@ from rsuper_kernels.recipes import Recipe, get_recipe
 # Order of the classifier's logits.
 CLASSES = ("hypo", "hyper", "mixed")
 FEATURES = 8
+# Voxels added to the weights that means are divided by.
+EPS = 1e-5
 
 
 def contrast_hinge(stats: torch.Tensor, attenuations: Sequence[str], recipe: Recipe) -> torch.Tensor:
@@ -39,14 +41,17 @@ def contrast_hinge(stats: torch.Tensor, attenuations: Sequence[str], recipe: Rec
         recipe: gives delta (`attenuation_delta`, HU; 0 asks for the sign alone, as the public rule) and `iso_band`.
 
     Returns:
-        (G,) losses; sd_o is a constant, at least 1 HU. Gradient to `stats`.
+        (G,) losses; sd_o is a constant, at least 1 HU. They fade out where tumour or organ weighs next to nothing and
+        so has no mean. Gradient to `stats`.
     """
     difference = stats[:, 0, 1] - stats[:, 1, 1]
     scale = stats[:, 1, 2].detach().clamp(min=1)
     sign = difference.new_tensor([{"hypo": 1.0, "hyper": -1.0}.get(a, 0.0) for a in attenuations])
     iso = difference.new_tensor([float(a == "iso") for a in attenuations])
     signed = (sign * difference + recipe.attenuation_delta).clamp(min=0) * sign.abs()
-    return (signed + (difference.abs() - recipe.iso_band).clamp(min=0) * iso) / scale
+    weight = stats[:, :, 0].detach().amin(1)
+    measured = weight / (weight + EPS)
+    return (signed + (difference.abs() - recipe.iso_band).clamp(min=0) * iso) * measured / scale
 
 
 def group_attenuation(group: FindingGroup) -> str:
@@ -119,6 +124,7 @@ def grouped_attenuation_loss(
         masks,
         [m.sample for m in members],
         [int(m.channel) for m in members],
+        eps=EPS,
         impl=impl,
     )
     losses = contrast_hinge(stats, [group_attenuation(member) for member in members], recipe)
@@ -152,6 +158,7 @@ def placed_attenuation_loss(
         organs,
         [targets.sample[t.plane] for t in placed],
         [targets.channel[t.plane] for t in placed],
+        eps=EPS,
         impl=impl,
     )
     losses = contrast_hinge(stats, [t.tumour.attenuation for t in placed], recipe)

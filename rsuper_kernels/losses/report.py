@@ -50,7 +50,8 @@ class ReportSupervisedLoss(nn.Module):
     """Segmentation, Volume, Ball and Attenuation Loss of a network with one or more heads.
 
     The ball loss acts on the final head, the volume loss on the auxiliary heads (with a single head, the recipe "paper"
-    applies both to it), the segmentation term on every head, the attenuation loss on the final head.
+    applies both to it), the segmentation term on every head, the attenuation loss on the final head. With
+    report_weight=0 no tumour is placed, and the attenuation loss compares whole groups.
 
         total = sum over heads of aux_j * (segmentation_weight * segmentation + report_weight * report)
                 + attenuation_weight * attenuation

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rsuper_kernels.findings import UNKNOWN_VOLUMES, Findings
+from rsuper_kernels.findings import UNKNOWN_VOLUMES, FindingGroup, Findings
 from rsuper_kernels.geometry import Spacing, voxel_volume
 from rsuper_kernels.losses.regions import check_inputs, dilated_regions, effective_spacing, group_regions
 from rsuper_kernels.ops.region_sums import region_sums
@@ -91,7 +91,8 @@ def grouped_volume_loss(
     reported = predicted.new_tensor([member.volume for member in members])
     closed = volume_curve(predicted, reported, recipe.tolerance, recipe.smoothing)
     # of unknown size or count: only volumes that no such tumours can have are pulled to the nearer bound
-    bound = predicted.detach().clamp(max=UNKNOWN_VOLUMES[1]).maximum(reported)
+    least = predicted.new_tensor([_least_volume(member, recipe) for member in members])
+    bound = predicted.detach().clamp(max=UNKNOWN_VOLUMES[1]).maximum(least)
     ranged = volume_curve(predicted, bound, 0.0, recipe.smoothing)
     open_ended = torch.tensor([member.open_ended for member in members], dtype=torch.bool, device=logits.device)
     present = masks.flatten(1).any(1)
@@ -99,6 +100,12 @@ def grouped_volume_loss(
     if recipe.volume_mean == "channels":
         return losses.sum() / (findings.batch_size * max(len(findings.lesion_channels or ()), 1))
     return losses.sum() / present.sum().clamp(min=1)
+
+
+def _least_volume(group: FindingGroup, recipe: Recipe) -> float:
+    """Volume in mm3 below which an open-ended group costs: that of the measured tumours, less the tolerance."""
+    measured = sum(tumour.expected_volume for tumour in group.tumours if tumour.size_known)
+    return measured * (1 - recipe.tolerance) + group.volume - measured
 
 
 class VolumeLoss(nn.Module):

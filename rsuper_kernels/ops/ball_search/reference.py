@@ -26,9 +26,11 @@ def ball_search(
     sigma: float | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Flat index of the best centre (N,) int64, -1 where nothing is available, and its score (N,)."""
+    # no two voxels are further apart
+    largest_reach = tuple(size - 1 for size in probability.shape[1:])
     centres, scores = [], []
     for plane, free, diameter in zip(probability, available, diameters, strict=True):
-        kernel = ball_kernel(diameter, tuple(spacing), sigma)
+        kernel = ball_kernel(diameter, tuple(spacing), sigma, largest_reach)
         score = _correlate(torch.where(free, plane, 0).double(), kernel)
         box = _bounding_box(free)
         score = torch.where(box, score, -1.0)
@@ -45,7 +47,6 @@ def ball_search(
 
 def _correlate(values: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
     """Correlation with a symmetric kernel, zero outside the array, never below zero."""
-    kernel = _fit(kernel, values.shape)
     # what wraps around lands in the padding, as far as the kernel reaches
     padded = [_fast_length(size + edge // 2) for size, edge in zip(values.shape, kernel.shape, strict=True)]
     wrapped = torch.zeros(padded, dtype=kernel.dtype)
@@ -63,14 +64,6 @@ def _fast_length(length: int) -> int:
         while rest % factor == 0:
             rest //= factor
     return length if rest == 1 else _fast_length(length + 1)
-
-
-def _fit(kernel: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """Cut the offsets that no two voxels of the array are apart."""
-    for dim, size in enumerate(shape):
-        surplus = max(kernel.shape[dim] // 2 - (size - 1), 0)
-        kernel = kernel.narrow(dim, surplus, kernel.shape[dim] - 2 * surplus)
-    return kernel
 
 
 def _bounding_box(mask: torch.Tensor) -> torch.Tensor:
