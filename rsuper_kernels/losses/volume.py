@@ -105,7 +105,8 @@ def grouped_volume_loss(
 def _least_volume(group: FindingGroup, recipe: Recipe) -> float:
     """Volume in mm3 below which an open-ended group costs: that of the measured tumours, less the tolerance."""
     measured = sum(tumour.expected_volume for tumour in group.tumours if tumour.size_known)
-    return measured * (1 - recipe.tolerance) + group.volume - measured
+    tolerated = max(measured * (1 - recipe.tolerance), min(measured, 100.0))
+    return tolerated + group.volume - measured
 
 
 class VolumeLoss(nn.Module):
