@@ -95,7 +95,9 @@ def masked_bce_dice(
         TypeError, ValueError: shapes, dtypes, devices or plane indices that do not fit, named.
         NotImplementedError: in backward, if targets, known or weights require a gradient.
     """
-    masks = {"targets": targets, "known": known} | ({} if weights is None else {"weights": weights})
+    masks = {"targets": targets, "known": known}
+    if weights is not None:
+        masks["weights"] = weights
     if sample is None and channel is None:
         sample, channel = every_plane(logits)
         for name, mask in masks.items():
