@@ -79,6 +79,6 @@ $(OLDEST_ENV): pyproject.toml constraints.txt $(NATIVE)
 	@test -x $(OLDEST)/python || $(PYTHON) -m venv .venv-oldest
 	@grep -Ev '^(torch|numpy)==' constraints.txt > .venv-oldest/constraints.txt
 	@$(OLDEST)/pip install $(PIP_FLAGS) -c .venv-oldest/constraints.txt $(BUILD_TOOLS) torch==2.6.0 \
-		'numpy==1.26.4; python_version < "3.13"' scipy expecttest hypothesis pytest
+		'numpy==1.26.4; python_version < "3.13"' scipy pyyaml expecttest hypothesis pytest
 	@$(OLDEST)/pip install $(PIP_FLAGS) --no-build-isolation --no-deps -e .
 	@touch $@
