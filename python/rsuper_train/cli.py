@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: `rsuper demo`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+app = typer.Typer(help="Train tumour segmentation from radiology reports.", no_args_is_help=True, add_completion=False)
+
+
+@app.callback()
+def _root() -> None:
+    """Train tumour segmentation from radiology reports."""
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the pictures and figures.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Seed of the cohort and of the training.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Training steps; the default takes about two minutes.")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    train_cases: Annotated[int, typer.Option(help="Training cases.")] = 48,
+    test_cases: Annotated[int, typer.Option(help="Test cases.")] = 16,
+) -> None:
+    """Learn to segment tumours in a real CT from report sentences alone, and compare with hidden masks."""
+    from rsuper_train.demo import DemoOptions, run_demo  # slow imports, not needed for --help
+    from rsuper_train.engine import Settings
+
+    settings = Settings() if steps is None else replace(Settings(), steps=steps)
+    options = DemoOptions(
+        out=out, seed=seed, threads=threads, train_cases=train_cases, test_cases=test_cases, settings=settings
+    )
+    run_demo(options, Console())
+
+
+def main() -> None:
+    """Entry point: mistakes of the user end in one sentence, not in a traceback."""
+    # OpenMP's threads spin while they wait, which makes a training step several times slower when the cores are shared
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        app()
+    except ModuleNotFoundError as error:
+        _stop(f"{error}; the demo needs the extra 'train': pip install 'rsuper-kernels[train]'")
+    except (OSError, ValueError) as error:
+        _stop(str(error))
+
+
+def _stop(message: str) -> None:
+    """Say what is wrong and leave."""
+    Console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

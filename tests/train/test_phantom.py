@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The synthetic cohort: lesions as reported, inside their organ, and no mask in what training sees."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("nibabel")
+
+from rsuper_kernels import Tumour
+from rsuper_train.anatomy import ORGAN_LABELS, data_folder, load_anatomy
+from rsuper_train.phantom import CONTRAST_HU, FIELD_OF_VIEW, Case, make_cohort
+from rsuper_train.reports import read_report
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    return make_cohort(12, seed=3)
+
+
+def lesions(cohort):
+    for case, truth in zip(*cohort, strict=True):
+        for number, record in enumerate(truth.records, start=1):
+            yield case, truth, record, truth.instances == number
+
+
+def test_anatomy_is_oriented():
+    """Slices towards the head, rows towards anterior, columns towards patient right."""
+    anatomy = load_anatomy()
+    centre = {name: np.argwhere(anatomy.labels == label).mean(0) for name, label in ORGAN_LABELS.items()}
+    assert anatomy.ct.shape == anatomy.labels.shape == (30, 101, 122)
+    assert anatomy.spacing == (3.0, 3.0, 3.0)
+    assert centre["liver"][2] > centre["spleen"][2]
+    assert centre["right kidney"][2] > centre["left kidney"][2]
+    assert centre["liver"][1] > centre["right kidney"][1]
+    assert centre["liver"][0] > centre["right kidney"][0]
+
+
+def test_missing_data_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setenv("RSUPER_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="set RSUPER_DATA"):
+        load_anatomy()
+
+
+def test_volumes_match_diameters(cohort):
+    ratios = []
+    for _, truth, record, mask in lesions(cohort):
+        volume = mask.sum() * 27.0
+        ratios.append(volume / Tumour(record.diameters).expected_volume)
+        extent = 3.0 * (np.ptp(np.argwhere(mask), axis=0) + 1)
+        assert extent.max() <= 1.35 * max(record.diameters) + 3.0, truth.case_id
+    assert len(ratios) >= 10
+    assert np.allclose(ratios, 1.0, atol=0.02)
+
+
+def test_lesions_lie_in_their_organ_and_are_dark(cohort):
+    for case, truth, record, mask in lesions(cohort):
+        organ = case.labels == ORGAN_LABELS[record.place]
+        assert organ[mask].all()
+        healthy = np.median(case.ct[organ & ~truth.mask])
+        assert np.median(case.ct[mask]) - healthy == pytest.approx(CONTRAST_HU, abs=15)
+        assert record.attenuation == "hypo"
+        assert max(record.diameters) >= 18.0
+
+
+def test_cases_look_like_ct(cohort):
+    anatomy = load_anatomy()
+    for case in cohort[0]:
+        liver = case.labels == ORGAN_LABELS["liver"]
+        assert case.ct.shape == case.labels.shape == FIELD_OF_VIEW
+        assert case.ct.dtype == np.float32
+        assert np.median(case.ct[liver]) == pytest.approx(np.median(anatomy.ct[anatomy.labels == 5]), abs=12)
+        assert case.ct.min() < -800
+        assert case.ct.max() > 400
+
+
+def test_training_part_carries_no_mask(cohort):
+    assert {field.name for field in dataclasses.fields(Case)} == {"case_id", "ct", "labels", "spacing", "report"}
+    known = set(np.unique(load_anatomy().labels))
+    for case, truth in zip(*cohort, strict=True):
+        assert set(np.unique(case.labels)) <= known
+        for value in vars(case).values():
+            assert not (isinstance(value, np.ndarray) and value is truth.instances)
+
+
+def test_report_says_what_was_implanted(cohort):
+    for case, truth in zip(*cohort, strict=True):
+        said = [record for record in read_report(case.report) if not record.negative]
+        assert sorted(said, key=repr) == sorted(truth.records, key=repr)
+
+
+def test_seed_and_prefix_decide(cohort):
+    again = make_cohort(2, seed=3)
+    other = make_cohort(2, seed=3, prefix="test")
+    assert np.array_equal(again[0][1].ct, cohort[0][1].ct)
+    assert again[0][1].report == cohort[0][1].report
+    assert not np.array_equal(other[0][1].ct, cohort[0][1].ct)
+
+
+def test_no_lesions_when_none_are_asked_for():
+    (case,), (truth,) = make_cohort(1, seed=0, lesions=(0, 0))
+    assert truth.records == ()
+    assert not truth.mask.any()
+    assert all(record.negative for record in read_report(case.report))
+
+
+def test_data_folder_follows_the_environment(monkeypatch):
+    here = Path(__file__).parents[2] / "examples" / "data"
+    monkeypatch.setenv("RSUPER_DATA", str(here))
+    assert data_folder() == here

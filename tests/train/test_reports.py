@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Report sentences: the reader recovers what the writer says, and radiologists' habits."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from rsuper_train.reports import Record, read_report, to_findings, write_report
+from rsuper_train.reports.records import place_of
+from rsuper_train.reports.sentences import PLACES
+
+ATTENUATIONS = ("hypo", "hyper", "iso", "mixed", "unknown")
+
+SENTENCES = [
+    (
+        "Two hypoattenuating lesions in the liver measuring 2.4 x 1.9 cm and 18 mm.",
+        [Record("liver", None, (24.0, 19.0), "hypo"), Record("liver", None, (18.0,), "hypo")],
+    ),
+    (
+        "Kidneys: 2.1 cm hypodense lesion in the left kidney. Spleen: unremarkable.",
+        [Record("kidney", "left", (21.0,), "hypo"), Record("spleen", count=0)],
+    ),
+    ("Both kidneys are unremarkable.", [Record("kidney", count=0)]),
+    ("Spleen and kidneys: unremarkable.", [Record("spleen", count=0), Record("kidney", count=0)]),
+    ("The liver is normal in size. No focal lesion larger than 5 mm.", [Record("liver", count=0)]),
+    ("Right renal cyst 12mm by 10 mm, hyperdense", [Record("kidney", "right", (12.0, 10.0), "hyper")]),
+    ("Liver: 2,4 × 1,9 × 1,7 cm isodense mass.", [Record("liver", None, (24.0, 19.0, 17.0), "iso")]),
+    ("Heterogeneous tumor in the spleen. Aorta 20 mm.", [Record("spleen", None, (), "mixed")]),
+    (
+        "Multiple low-attenuation hepatic metastases, the largest 25 mm.",
+        [Record("liver", None, (25.0,), "hypo"), Record("liver", None, (), "hypo", None)],
+    ),
+    (
+        "Three liver masses, up to 24 millimetres.",
+        [Record("liver", None, (24.0,)), Record("liver", None, (), count=2)],
+    ),
+    (
+        "Three 2 cm hypodense liver lesions.",
+        [Record("liver", None, (20.0,), "hypo"), Record("liver", None, (), "hypo", 2)],
+    ),
+    ("The lungs are clear. No pleural effusion.", []),
+    ("", []),
+]
+
+
+def random_records(rng: np.random.Generator) -> list[Record]:
+    return [
+        Record(
+            *place_of(place),
+            tuple(sorted(rng.integers(5, 90, rng.integers(1, 4)).astype(float).tolist(), reverse=True)),
+            str(rng.choice(ATTENUATIONS)),
+        )
+        for place in PLACES
+        for _ in range(rng.integers(0, 4))
+    ]
+
+
+@pytest.mark.parametrize(("sentence", "records"), SENTENCES, ids=[s[:30] for s, _ in SENTENCES])
+def test_table(sentence, records):
+    assert read_report(sentence) == records
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_reader_recovers_what_the_writer_says(seed):
+    rng = np.random.default_rng(seed)
+    for _ in range(100):
+        records = random_records(rng)
+        text = write_report(records, rng)
+        free = [place for place in PLACES if place not in {record.place for record in records}]
+        expected = records + [Record(*place_of(place), count=0) for place in free]
+        assert Counter(read_report(text)) == Counter(expected), text
+
+
+def test_writer_varies():
+    rng = np.random.default_rng(0)
+    record = Record("liver", None, (24.0, 19.0), "hypo")
+    assert len({write_report([record], rng, places=("liver",)) for _ in range(100)}) > 30
+
+
+def test_findings():
+    text = (
+        "Two hypodense lesions in the liver, 24 mm and 18 x 15 mm. No lesion in the spleen. Several left renal cysts."
+    )
+    findings = to_findings(read_report(text))
+    liver, spleen, kidney = findings.groups
+    assert (liver.region, spleen.region, kidney.region) == ((5,), (1,), (3,))
+    assert [tumour.diameters for tumour in liver.tumours] == [(24.0, 24.0, 24.0), (18.0, 15.0, 16.5)]
+    assert [tumour.attenuation for tumour in liver.tumours] == ["hypo", "hypo"]
+    assert spleen.negative
+    assert not kidney.count_known
+    assert not kidney.tumours[0].size_known
+
+
+def test_findings_kidney_without_side_and_contradiction():
+    findings = to_findings([Record("kidney", count=0), Record("liver", count=0), Record("liver", None, (20.0,))])
+    assert findings.groups[0].region == (2, 3)
+    assert len(findings.groups[1].tumours) == 1
+
+
+def test_findings_unknown_organ():
+    with pytest.raises(ValueError, match="pancreas"):
+        to_findings([Record("pancreas", None, (20.0,))])
