@@ -25,6 +25,10 @@ class Recipe:
     region_margin: float = 15.0
     """S+ = voxels within this many mm of the reported region; the cascade rounds it to whole voxels."""
 
+    neighbours: Literal["exclude", "share"] = "exclude"
+    """S+ leaves out the regions of the plane's other groups, and a negative speaks of its region alone; or S+ overlaps
+    them. The public code knows one group a sample."""
+
     # --- volume loss
     tolerance: float = 0.1
     """Relative error of the volume that costs nothing (the public command line says 0.2, Q5)."""
@@ -97,6 +101,7 @@ PAPER = Recipe()
 RSUPER = Recipe(
     units="voxels",
     dilation="cascade",
+    neighbours="share",
     negatives="ignore",
     volume_mean="channels",
     diameters="odd",

@@ -22,6 +22,7 @@ DIFFERENCES = {
     "negatives": ("push", "ignore"),
     "volume_mean": ("groups", "channels"),
     "diameters": ("exact", "odd"),
+    "neighbours": ("exclude", "share"),
     "voxel_count": ("reported", "ball"),
     "placement": ("region", "patch"),
     "bce_mean": ("own", "patch"),

@@ -13,12 +13,7 @@ from torch import nn
 from rsuper_kernels.checks import check_choice, check_shape
 from rsuper_kernels.findings import FindingGroup, Findings
 from rsuper_kernels.losses.ball import BallTargets
-from rsuper_kernels.losses.regions import (
-    check_inputs,
-    dilated_regions,
-    effective_spacing,
-    group_regions,
-)
+from rsuper_kernels.losses.regions import ReportRegions, check_inputs
 from rsuper_kernels.ops.attenuation_stats import attenuation_stats
 from rsuper_kernels.recipes import Recipe, get_recipe
 
@@ -100,8 +95,7 @@ def attenuation_loss(
     check_inputs(logits, findings, finite=check)
     rules = get_recipe(recipe, **options)
     groups = telling_groups(findings)
-    masks = group_regions(findings, groups, regions, logits)
-    dilated = dilated_regions(masks, effective_spacing(spacing, rules), rules, impl)
+    masks, dilated = ReportRegions.of(logits, findings, regions, spacing, rules, impl).rows(groups)
     return grouped_attenuation_loss(logits, ct, findings, groups, masks, dilated, rules, impl)
 
 

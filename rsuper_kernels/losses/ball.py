@@ -13,13 +13,7 @@ from torch import nn
 from rsuper_kernels.checks import accumulation_dtype, check_device, check_shape
 from rsuper_kernels.findings import Findings
 from rsuper_kernels.losses.placement import Placement, place_tumours, plane_candidates
-from rsuper_kernels.losses.regions import (
-    check_inputs,
-    dilated_regions,
-    effective_spacing,
-    group_regions,
-    reported_known,
-)
+from rsuper_kernels.losses.regions import ReportRegions, check_inputs, reported_known
 from rsuper_kernels.losses.segmentation import adaptive_dice, mean_dice
 from rsuper_kernels.ops.ball_select import rank_weights
 from rsuper_kernels.ops.masked_bce_dice import masked_bce_dice
@@ -100,12 +94,8 @@ def pseudo_masks(
     """
     check_inputs(logits, findings)
     rules = get_recipe(recipe, **options)
-    effective = effective_spacing(spacing, rules)
-    planes = ball_planes(findings, rules)
-    groups = [g for indices in planes.values() for g in indices]
-    masks = group_regions(findings, groups, regions, logits)
-    dilated = dilated_regions(masks, effective, rules, impl)
-    return ball_targets(logits, findings, planes, masks, dilated, effective, rules, known=known, impl=impl)
+    where = ReportRegions.of(logits, findings, regions, spacing, rules, impl)
+    return ball_targets(logits, findings, where, rules, known=known, impl=impl)
 
 
 def ball_planes(findings: Findings, recipe: Recipe) -> dict[tuple[int, int], list[int]]:
@@ -122,16 +112,15 @@ def ball_planes(findings: Findings, recipe: Recipe) -> dict[tuple[int, int], lis
 def ball_targets(
     logits: torch.Tensor,
     findings: Findings,
-    planes: dict[tuple[int, int], list[int]],
-    masks: torch.Tensor,
-    dilated: torch.Tensor,
-    spacing: tuple[float, float, float],
+    where: ReportRegions,
     recipe: Recipe,
     *,
     known: torch.Tensor | None = None,
     impl: str = "auto",
 ) -> BallTargets:
-    """Pseudo-masks of `planes`, whose groups' S and S+ are `masks` and `dilated` (G, D, H, W), plane after plane."""
+    """Pseudo-masks of the planes that take the ball loss; see `pseudo_masks`."""
+    planes = ball_planes(findings, recipe)
+    masks, dilated = where.rows([g for groups in planes.values() for g in groups])
     sample, channel = [b for b, _ in planes], [c for _, c in planes]
     shape = tuple(logits.shape[2:])
     probability = logits.detach()[sample, channel].to(accumulation_dtype(logits)).sigmoid()
@@ -153,8 +142,8 @@ def ball_targets(
         check_shape("known", known, tuple(logits.shape), "(B, C, D, H, W)")
         check_device("known", known, "logits", logits)
         settled &= known[sample, channel].bool()
-    candidates = plane_candidates(findings, planes, shape, spacing, recipe)
-    placement = place_tumours(probability, dilated, candidates, open_ended, spacing, recipe, impl)
+    candidates = plane_candidates(findings, planes, shape, where.spacing, recipe)
+    placement = place_tumours(probability, dilated, candidates, open_ended, where.spacing, recipe, impl)
     penalised = (settled | allowed) & ~placement.tolerated
     return BallTargets(sample, channel, probability, placement, penalised)
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -76,9 +77,54 @@ def _one_region(findings: Findings, g: int, regions: torch.Tensor | None) -> tor
     return torch.isin(labels.long(), ids)
 
 
-def dilated_regions(masks: torch.Tensor, spacing: Spacing, recipe: Recipe, impl: str) -> torch.Tensor:
-    """S+ (G, D, H, W): the voxels within the region margin of each S."""
-    return dilate(masks, margin_element(recipe.region_margin, spacing, recipe), impl=impl)
+@dataclass(frozen=True)
+class ReportRegions:
+    """The regions of every finding group of a batch, found once for all losses and heads."""
+
+    masks: torch.Tensor
+    """S, bool (G, D, H, W)."""
+    dilated: torch.Tensor
+    """S+, bool (G, D, H, W)."""
+    spacing: Spacing
+    """mm, in the recipe's units."""
+
+    @classmethod
+    def of(
+        cls,
+        logits: torch.Tensor,
+        findings: Findings,
+        regions: torch.Tensor | None,
+        spacing: Sequence[float],
+        recipe: Recipe,
+        impl: str,
+    ) -> ReportRegions:
+        """Find them; see `volume_loss` for the arguments."""
+        effective = effective_spacing(spacing, recipe)
+        masks = group_regions(findings, range(len(findings.groups)), regions, logits)
+        element = margin_element(recipe.region_margin, effective, recipe)
+        dilated = dilate(masks, element, impl=impl)
+        if recipe.neighbours == "exclude":
+            dilated = _without_neighbours(findings, masks, dilated)
+        return cls(masks, dilated, effective)
+
+    def rows(self, groups: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """S and S+ of these groups."""
+        if list(groups) == list(range(len(self.masks))):
+            return self.masks, self.dilated
+        return self.masks[list(groups)], self.dilated[list(groups)]
+
+
+def _without_neighbours(findings: Findings, masks: torch.Tensor, dilated: torch.Tensor) -> torch.Tensor:
+    """S+ without what the other groups of the plane speak of; a negative speaks of its own region alone."""
+    kept = dilated.clone()
+    for g, group in enumerate(findings.groups):
+        plane = (group.sample, group.channel)
+        others = [h for h, other in enumerate(findings.groups) if h != g and (other.sample, other.channel) == plane]
+        if group.negative:
+            kept[g] = masks[g]
+        elif others:
+            kept[g] &= masks[g] | ~masks[others].any(0)
+    return kept
 
 
 def reported_known(findings: Findings, groups: Sequence[int], masks: torch.Tensor) -> torch.Tensor:

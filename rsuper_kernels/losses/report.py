@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,38 +11,16 @@ from torch import nn
 
 from rsuper_kernels.checks import check_device, check_shape
 from rsuper_kernels.findings import Findings
-from rsuper_kernels.geometry import Spacing
 from rsuper_kernels.losses.attenuation import (
     grouped_attenuation_loss,
     placed_attenuation_loss,
     telling_groups,
 )
 from rsuper_kernels.losses.ball import BallTargets, ball_planes, ball_targets, ball_terms
-from rsuper_kernels.losses.regions import (
-    check_inputs,
-    dilated_regions,
-    effective_spacing,
-    group_regions,
-    reported_known,
-)
+from rsuper_kernels.losses.regions import ReportRegions, check_inputs, reported_known
 from rsuper_kernels.losses.segmentation import known_voxels, segmentation_loss
 from rsuper_kernels.losses.volume import grouped_volume_loss
 from rsuper_kernels.recipes import Recipe, get_recipe
-
-
-@dataclass(frozen=True)
-class ReportRegions:
-    """S and S+ of every finding group of a batch, found once for all losses and heads."""
-
-    masks: torch.Tensor
-    dilated: torch.Tensor
-    spacing: Spacing
-
-    def rows(self, groups: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """S and S+ of these groups."""
-        if list(groups) == list(range(len(self.masks))):
-            return self.masks, self.dilated
-        return self.masks[list(groups)], self.dilated[list(groups)]
 
 
 class ReportSupervisedLoss(nn.Module):
@@ -135,18 +112,18 @@ class ReportSupervisedLoss(nn.Module):
                 check_shape(name, tensor, tuple(outputs[0].shape), "(B, C, D, H, W)")
                 check_device(name, tensor, "heads[0]", outputs[0])
         with torch.no_grad():
-            where = self._regions(outputs[0], findings, regions, spacing)
+            where = ReportRegions.of(outputs[0], findings, regions, spacing, self.recipe, self.impl)
             labelled = None if unknown is None else known_voxels(unknown, impl=self.impl)
+            known = None if labels is None else self._segmentation_known(outputs[0], findings, where, labelled)
         parts: dict[str, list[torch.Tensor]] = {}
         targets = None
         for index, (logits, weight) in enumerate(zip(outputs, weights, strict=True)):
             if labels is not None and self.segmentation_weight > 0:
-                known = self._segmentation_known(logits, findings, where, labelled)
                 term = segmentation_loss(logits, labels, known, recipe=self.recipe, impl=self.impl)
                 parts.setdefault("segmentation", []).append(weight * self.segmentation_weight * term)
             if self.report_weight > 0:
                 if index == 0:
-                    targets = self._targets(logits, findings, where, labelled)
+                    targets = ball_targets(logits, findings, where, self.recipe, known=labelled, impl=self.impl)
                     bce, dice = ball_terms(logits, findings, targets, self.recipe, self.impl)
                     parts["ball_bce"] = [weight * self.report_weight * self.ball_bce_weight * bce]
                     parts["ball_dice"] = [weight * self.report_weight * self.ball_dice_weight * dice]
@@ -175,14 +152,6 @@ class ReportSupervisedLoss(nn.Module):
             raise ValueError(f"heads: head_weights has {len(self.head_weights)} weights, and {count} heads came")
         return self.head_weights
 
-    def _regions(
-        self, logits: torch.Tensor, findings: Findings, regions: torch.Tensor | None, spacing: Sequence[float]
-    ) -> ReportRegions:
-        effective = effective_spacing(spacing, self.recipe)
-        masks = group_regions(findings, range(len(findings.groups)), regions, logits)
-        return ReportRegions(masks, dilated_regions(masks, effective, self.recipe, self.impl), effective)
-
-    @torch.no_grad()
     def _segmentation_known(
         self, logits: torch.Tensor, findings: Findings, where: ReportRegions, labelled: torch.Tensor | None
     ) -> torch.Tensor:
@@ -202,15 +171,6 @@ class ReportSupervisedLoss(nn.Module):
             else:
                 known[sample, channel] &= known_voxels(masks[positive].any(0), impl=self.impl)
         return known if labelled is None else known & labelled
-
-    def _targets(
-        self, logits: torch.Tensor, findings: Findings, where: ReportRegions, labelled: torch.Tensor | None
-    ) -> BallTargets:
-        planes = ball_planes(findings, self.recipe)
-        masks, dilated = where.rows([g for groups in planes.values() for g in groups])
-        return ball_targets(
-            logits, findings, planes, masks, dilated, where.spacing, self.recipe, known=labelled, impl=self.impl
-        )
 
     def _volume(self, logits: torch.Tensor, findings: Findings, where: ReportRegions) -> torch.Tensor:
         groups = [g for indices in findings.planes().values() for g in indices]

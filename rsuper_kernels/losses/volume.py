@@ -11,7 +11,7 @@ from torch import nn
 
 from rsuper_kernels.findings import UNKNOWN_VOLUMES, FindingGroup, Findings
 from rsuper_kernels.geometry import Spacing, voxel_volume
-from rsuper_kernels.losses.regions import check_inputs, dilated_regions, effective_spacing, group_regions
+from rsuper_kernels.losses.regions import ReportRegions, check_inputs
 from rsuper_kernels.ops.region_sums import region_sums
 from rsuper_kernels.recipes import Recipe, get_recipe
 
@@ -70,9 +70,8 @@ def volume_loss(
     groups = [g for indices in findings.planes().values() for g in indices]
     if rules.negatives == "ignore":
         groups = [g for g in groups if not findings.groups[g].negative]
-    effective = effective_spacing(spacing, rules)
-    masks = dilated_regions(group_regions(findings, groups, regions, logits), effective, rules, impl)
-    return grouped_volume_loss(logits, findings, groups, masks, effective, rules, impl)
+    where = ReportRegions.of(logits, findings, regions, spacing, rules, impl)
+    return grouped_volume_loss(logits, findings, groups, where.rows(groups)[1], where.spacing, rules, impl)
 
 
 def grouped_volume_loss(

@@ -52,6 +52,24 @@ def test_every_option_that_separates_the_recipes_has_a_test(option):
     assert callable(globals()[f"test_{option}"])
 
 
+def test_neighbours():
+    """Voxels 0 to 4 and 5 to 9 are two organs; p = 0.5 at voxel 5 is in reach of both, and is the second one's."""
+    regions = torch.ones(1, 1, 1, 10, dtype=torch.long)
+    regions[..., 5:] = 2
+    logits = flat(1e-9, 1, 1, 1, 1, 10)
+    logits[..., 5] = 0.0
+    reported = FindingGroup(0, 0, 1, (Tumour((5.0,), volume=50.0),))
+    findings = Findings((reported, FindingGroup(0, 0, 2)))
+    negative = 0.5 / 500.5
+    losses = {}
+    for neighbours in ("exclude", "share"):
+        losses[neighbours] = volume_loss(
+            logits, findings, regions, UNIT, neighbours=neighbours, region_margin=2.0, tolerance=0.0
+        ).item()
+    assert losses["exclude"] == pytest.approx((50 / 550 + negative) / 2, rel=1e-6)
+    assert losses["share"] == pytest.approx((49.5 / 550.5 + negative) / 2, rel=1e-6)
+
+
 def test_units():
     """64 voxels of 8 mm3 at p = 0.5 are 256 mm3, or 32 where every voxel counts as 1 mm3; 256 are reported."""
     findings = Findings((FindingGroup(0, 0, None, (Tumour((5.0,), volume=256.0),)),))
@@ -68,7 +86,9 @@ def test_dilation():
     regions = box_mask((37, 37, 37), (18, 19), (18, 19), (18, 19))[None].int()
     findings = Findings((FindingGroup(0, 0, 1),))
     losses = [
-        volume_loss(flat(0.5, 1, 1, 37, 37, 37), findings, regions, UNIT, dilation=dilation).item()
+        volume_loss(
+            flat(0.5, 1, 1, 37, 37, 37), findings, regions, UNIT, dilation=dilation, neighbours="share"
+        ).item()
         for dilation in ("ball", "cascade")
     ]
     assert losses == pytest.approx([7073.5 / 7573.5, 8125.5 / 8625.5])

@@ -86,11 +86,12 @@ def test_only_the_margin_around_the_region_counts():
     """A voxel, margin 1 mm on (2, 1, 1) mm: itself and 4 neighbours in its slice, 10 mm3, of which half: 5 / 505."""
     regions = box_mask((4, 5, 5), (1, 2), (2, 3), (2, 3))[None].int()
     logits = planes(0.5, shape=(4, 5, 5))
-    assert volume_loss(logits, one(region=1), regions, (2.0, 1.0, 1.0), region_margin=1.0).item() == pytest.approx(
-        5 / 505
-    )
+    arguments = (logits, one(region=1), regions, (2.0, 1.0, 1.0))
+    assert volume_loss(*arguments, region_margin=1.0, neighbours="share").item() == pytest.approx(5 / 505)
     # the default of 15 mm takes the whole patch: 100 voxels
-    assert volume_loss(logits, one(region=1), regions, (2.0, 1.0, 1.0)).item() == pytest.approx(100 / 600)
+    assert volume_loss(*arguments, neighbours="share").item() == pytest.approx(100 / 600)
+    # by default, a negative speaks of its own region alone
+    assert volume_loss(*arguments).item() == pytest.approx(1 / 501)
 
 
 def test_volumes_of_a_group_add_up():
@@ -184,8 +185,8 @@ def test_several_groups_on_one_plane():
     arguments = (regions, UNIT)
     both = volume_loss(logits, Findings((first, second)), *arguments, region_margin=3.0)
     alone = [volume_loss(logits, Findings((g,)), *arguments, region_margin=3.0) for g in (first, second)]
-    # S+ is 7 columns wide on either side: 112 voxels, P = 56
-    torch.testing.assert_close(torch.stack(alone).tolist(), [curve(56, 1000), 56 / 556])
+    # S+ of the first is 7 columns wide: 112 voxels, P = 56; the negative keeps its 64 voxels, P = 32
+    torch.testing.assert_close(torch.stack(alone).tolist(), [curve(56, 1000), 32 / 532])
     torch.testing.assert_close(both, torch.stack(alone).mean())
 
 
