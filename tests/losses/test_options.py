@@ -86,9 +86,7 @@ def test_dilation():
     regions = box_mask((37, 37, 37), (18, 19), (18, 19), (18, 19))[None].int()
     findings = Findings((FindingGroup(0, 0, 1),))
     losses = [
-        volume_loss(
-            flat(0.5, 1, 1, 37, 37, 37), findings, regions, UNIT, dilation=dilation, neighbours="share"
-        ).item()
+        volume_loss(flat(0.5, 1, 1, 37, 37, 37), findings, regions, UNIT, dilation=dilation, neighbours="share").item()
         for dilation in ("ball", "cascade")
     ]
     assert losses == pytest.approx([7073.5 / 7573.5, 8125.5 / 8625.5])
