@@ -70,7 +70,7 @@ $(ENV): pyproject.toml constraints.txt $(NATIVE)
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/pip install $(PIP_FLAGS) -c constraints.txt $(BUILD_TOOLS)
 	@$(BIN)/pip install $(PIP_FLAGS) -c constraints.txt --no-build-isolation -e ".[dev]"
-	@$(BIN)/python -c "from rsuper_kernels.ops.dilate import native; print('.venv is ready;', native.available()[1])"
+	@$(BIN)/python -c "from rsuper_kernels import native; print('.venv is ready;', native.available()[1])"
 	@touch $@
 
 $(OLDEST_ENV): pyproject.toml constraints.txt $(NATIVE)

@@ -1,26 +1,40 @@
 // SPDX-License-Identifier: Apache-2.0
-// The module rsuper_kernels._C: addresses and sizes in, nothing out. Python owns allocation and checks the tensors;
+// The module rsuper_kernels._C: addresses and sizes in, results to addresses. Python owns allocation and checks the tensors;
 // what cannot be checked there without reading them is checked here.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "rsuper/attenuation_stats.h"
+#include "rsuper/ball_search.h"
+#include "rsuper/ball_select.h"
 #include "rsuper/dilate.h"
+#include "rsuper/masked_bce_dice.h"
+#include "rsuper/region_sums.h"
 
 namespace py = pybind11;
 
 namespace {
+
+using Integers = std::vector<std::int64_t>;
+using TypedAddress = std::pair<std::uintptr_t, int>;  // address, number of the type
 
 template <typename T>
 T* pointer(std::uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-std::vector<rsuper::Pass> read_passes(const std::int32_t* runs, const std::vector<std::int64_t>& lengths) {
+rsuper::Array array(const TypedAddress& typed) {
+  return {pointer<const void>(typed.first), static_cast<rsuper::Type>(typed.second)};
+}
+
+std::vector<rsuper::Pass> read_passes(const std::int32_t* runs, const Integers& lengths) {
   std::vector<rsuper::Pass> passes;
   for (const std::int64_t length : lengths) {
     rsuper::Pass pass;
@@ -34,9 +48,89 @@ std::vector<rsuper::Pass> read_passes(const std::int32_t* runs, const std::vecto
 }
 
 void dilate(std::uintptr_t src, std::uintptr_t dst, std::int64_t n, std::int64_t d, std::int64_t h, std::int64_t w,
-            std::uintptr_t runs, const std::vector<std::int64_t>& pass_lengths, int threads) {
+            std::uintptr_t runs, const Integers& pass_lengths, int threads) {
   rsuper::dilate(pointer<const std::uint8_t>(src), pointer<std::uint8_t>(dst), {n, d, h, w},
                  read_passes(pointer<const std::int32_t>(runs), pass_lengths), threads);
+}
+
+rsuper::RegionGroups region_groups(const TypedAddress& logits, const TypedAddress& regions, std::int64_t voxels,
+                                   const Integers& planes, const Integers& maps, const std::vector<Integers>& ids,
+                                   bool sigmoid) {
+  return {array(logits), array(regions), voxels, planes, maps, ids, sigmoid};
+}
+
+void region_sums(const TypedAddress& logits, const TypedAddress& regions, std::int64_t voxels, const Integers& planes,
+                 const Integers& maps, const std::vector<Integers>& ids, bool sigmoid, std::uintptr_t sums,
+                 int threads) {
+  rsuper::region_sums(region_groups(logits, regions, voxels, planes, maps, ids, sigmoid), pointer<float>(sums),
+                      threads);
+}
+
+void region_sums_backward(const TypedAddress& logits, const TypedAddress& regions, std::int64_t voxels,
+                          const Integers& planes, const Integers& maps, const std::vector<Integers>& ids, bool sigmoid,
+                          std::uintptr_t grad, std::int64_t plane_count, std::uintptr_t grad_logits, int threads) {
+  rsuper::region_sums_backward(region_groups(logits, regions, voxels, planes, maps, ids, sigmoid),
+                               pointer<const float>(grad), plane_count, pointer<void>(grad_logits), threads);
+}
+
+void masked_bce_dice(const TypedAddress& logits, const TypedAddress& targets, const TypedAddress& known,
+                     const TypedAddress& weights, std::int64_t voxels, const Integers& planes, bool sigmoid,
+                     std::uintptr_t sums, int threads) {
+  rsuper::masked_bce_dice({array(logits), array(targets), array(known), array(weights), voxels, planes, sigmoid},
+                          pointer<float>(sums), threads);
+}
+
+void masked_bce_dice_backward(const TypedAddress& logits, const TypedAddress& targets, const TypedAddress& known,
+                              const TypedAddress& weights, std::int64_t voxels, const Integers& planes, bool sigmoid,
+                              std::uintptr_t grad, std::int64_t plane_count, std::uintptr_t grad_logits, int threads) {
+  rsuper::masked_bce_dice_backward(
+      {array(logits), array(targets), array(known), array(weights), voxels, planes, sigmoid},
+      pointer<const float>(grad), plane_count, pointer<void>(grad_logits), threads);
+}
+
+void attenuation_stats(const TypedAddress& ct, const TypedAddress& logits, const TypedAddress& tumour,
+                       const TypedAddress& organ, std::int64_t voxels, const Integers& planes, const Integers& samples,
+                       double eps, bool sigmoid, std::uintptr_t stats, int threads) {
+  rsuper::attenuation_stats(
+      {array(ct), array(logits), array(tumour), array(organ), voxels, planes, samples, eps, sigmoid},
+      pointer<float>(stats), threads);
+}
+
+void attenuation_stats_backward(const TypedAddress& ct, const TypedAddress& logits, const TypedAddress& tumour,
+                                const TypedAddress& organ, std::int64_t voxels, const Integers& planes,
+                                const Integers& samples, double eps, bool sigmoid, std::uintptr_t grad,
+                                std::int64_t plane_count, std::uintptr_t grad_logits, std::uintptr_t grad_organ,
+                                int threads) {
+  rsuper::attenuation_stats_backward(
+      {array(ct), array(logits), array(tumour), array(organ), voxels, planes, samples, eps, sigmoid},
+      pointer<const float>(grad), plane_count, pointer<void>(grad_logits), pointer<void>(grad_organ), threads);
+}
+
+std::pair<std::int64_t, double> ball_search(std::uintptr_t probability, std::uintptr_t available, std::int64_t d,
+                                            std::int64_t h, std::int64_t w, std::uintptr_t runs, std::int64_t run_count,
+                                            const std::array<double, 3>& steps, double falloff, double total,
+                                            int threads) {
+  const auto* first = pointer<const std::int32_t>(runs);
+  const rsuper::BallKernel kernel{{first, first + 3 * run_count}, {steps[0], steps[1], steps[2]}, falloff, total};
+  const rsuper::BestBall best = rsuper::ball_search(pointer<const float>(probability),
+                                                    pointer<const std::uint8_t>(available), {d, h, w}, kernel, threads);
+  return {best.centre, best.score};
+}
+
+void ball_select(std::uintptr_t probability, std::uintptr_t available, std::int64_t d, std::int64_t h, std::int64_t w,
+                 std::int64_t centre, const std::vector<double>& squared_radii, std::int64_t needed,
+                 const Integers& counts, const std::array<double, 3>& steps, bool outside_competes,
+                 std::uintptr_t masks) {
+  rsuper::ball_select(
+      pointer<const float>(probability), pointer<const std::uint8_t>(available), {d, h, w},
+      {centre, squared_radii, needed, counts, {steps[0], steps[1], steps[2]}, outside_competes},
+      pointer<std::uint8_t>(masks));
+}
+
+void rank_weights(std::uintptr_t probability, std::uintptr_t mask, std::int64_t voxels, double concentration,
+                  std::uintptr_t weights) {
+  rsuper::rank_weights(pointer<const float>(probability), pointer<const std::uint8_t>(mask), voxels, concentration,
+                       pointer<float>(weights));
 }
 
 bool openmp() {
@@ -49,10 +143,19 @@ bool openmp() {
 
 }  // namespace
 
+// Each function is that of its name in csrc/include/rsuper; an array is its address and the number of its type.
 PYBIND11_MODULE(_C, m) {
+  const py::call_guard<py::gil_scoped_release> without_gil;
+  m.def("attenuation_stats", &attenuation_stats, without_gil);
+  m.def("attenuation_stats_backward", &attenuation_stats_backward, without_gil);
+  m.def("ball_search", &ball_search, without_gil);
+  m.def("ball_select", &ball_select, without_gil);
   m.def("dilate", &dilate, py::arg("src_ptr"), py::arg("dst_ptr"), py::arg("n"), py::arg("d"), py::arg("h"),
-        py::arg("w"), py::arg("runs_ptr"), py::arg("pass_lengths"), py::arg("threads"),
-        py::call_guard<py::gil_scoped_release>(),
-        "Binary dilation of n bit masks, see csrc/include/rsuper/dilate.h.");
+        py::arg("w"), py::arg("runs_ptr"), py::arg("pass_lengths"), py::arg("threads"), without_gil);
+  m.def("masked_bce_dice", &masked_bce_dice, without_gil);
+  m.def("masked_bce_dice_backward", &masked_bce_dice_backward, without_gil);
   m.def("openmp", &openmp, "Whether the module was built with OpenMP.");
+  m.def("rank_weights", &rank_weights, without_gil);
+  m.def("region_sums", &region_sums, without_gil);
+  m.def("region_sums_backward", &region_sums_backward, without_gil);
 }

@@ -15,25 +15,31 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 METRICS = ROOT / "docs" / "demo.json"
 
-DTYPES = "float16, bfloat16, float32, float64"
-# What an op computes on, where that is not any float dtype.
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+# The dtypes that an op takes, where that is not every float.
 OP_DTYPES = {
-    "dilate": "bool",
-    "ball_search": "float32, float64",
-    "ball_select": "float32, float64",
-    "rank_weights": "float32, float64",
+    "dilate": ("bool",),
+    "ball_search": ("float32", "float64"),
+    "ball_select": ("float32", "float64"),
+    "rank_weights": ("float32", "float64"),
 }
 
 
 def support_table() -> str:
-    """Op by backend, with the dtypes it takes."""
+    """The dtypes that each backend of each op takes."""
     ops = [op for op in dispatch.ops() if not op.endswith("_backward")]
     implementations = [*reversed(dispatch.IMPLEMENTATIONS)]
-    lines = ["| op | " + " | ".join(implementations) + " | dtypes |", "|---" * (len(implementations) + 2) + "|"]
-    for op in ops:
-        marks = ["yes" if dispatch.registered(op, impl) else "no" for impl in implementations]
-        lines.append(f"| {op} | {' | '.join(marks)} | {OP_DTYPES.get(op, DTYPES)} |")
+    lines = ["| op | " + " | ".join(implementations) + " |", "|---" * (len(implementations) + 1) + "|"]
+    lines += [f"| {op} | {' | '.join(_dtypes(op, impl) for impl in implementations)} |" for op in ops]
     return "\n".join(lines)
+
+
+def _dtypes(op: str, impl: str) -> str:
+    backend = dispatch.backend(op, impl)
+    if backend is None:
+        return "not yet"
+    own = None if backend.dtypes is None else [str(dtype).removeprefix("torch.") for dtype in backend.dtypes]
+    return ", ".join(dtype for dtype in OP_DTYPES.get(op, FLOATS) if own is None or dtype in own)
 
 
 def demo_table() -> str:

@@ -35,13 +35,17 @@ class Backend:
     target: str
     devices: tuple[str, ...] | None = None
     """None: any device."""
+    dtypes: tuple[torch.dtype, ...] | None = None
+    """Of the op's first tensor; None: any dtype."""
     probe: str | None = None
     """ "package.module:function" that returns (available, reason); None: always available."""
 
-    def refusal(self, device: torch.device) -> str | None:
-        """Why this backend cannot serve tensors on `device`, or None if it can."""
+    def refusal(self, device: torch.device, dtype: torch.dtype | None = None) -> str | None:
+        """Why this backend cannot serve tensors on `device` of `dtype` (None: any), or None if it can."""
         if self.devices is not None and device.type not in self.devices:
             return f"it runs on {' or '.join(self.devices)} tensors, and the tensor is on {device}"
+        if self.dtypes is not None and dtype is not None and dtype not in self.dtypes:
+            return f"it takes {', '.join(map(str, self.dtypes))}, and the tensor is {dtype}"
         if self.probe is not None:
             available, reason = load(self.probe)()
             if not available:
@@ -67,15 +71,22 @@ def ops() -> list[str]:
     return sorted(_registry)
 
 
-def registered(op: str, impl: str) -> bool:
-    """Whether `op` has an `impl`, on this machine or another."""
-    return impl in _registry[op]
+def backend(op: str, impl: str) -> Backend | None:
+    """What is registered for `op` as `impl`, whether it runs on this machine or not."""
+    return _registry[op].get(impl)
 
 
-def refusal(op: str, impl: str, device: torch.device) -> str | None:
-    """Why `impl` cannot serve `op` on `device`, or None if it can."""
-    backend = _registry[op].get(impl)
-    return f"{op} has no {impl} implementation yet" if backend is None else backend.refusal(device)
+def register_native(op: str, *, dtypes: tuple[torch.dtype, ...] | None = None) -> None:
+    """Make ops/<room>/native.py:<op> known as the "cpu" backend of an op; the room is the op without "_backward"."""
+    room = {"rank_weights": "ball_select"}.get(op, op.removesuffix("_backward"))
+    target = f"rsuper_kernels.ops.{room}.native:{op}"
+    register(op, "cpu", Backend(target, ("cpu",), dtypes, "rsuper_kernels.native:available"))
+
+
+def refusal(op: str, impl: str, device: torch.device, dtype: torch.dtype | None = None) -> str | None:
+    """Why `impl` cannot serve `op` on `device` (and `dtype`, if given), or None if it can."""
+    found = backend(op, impl)
+    return f"{op} has no {impl} implementation yet" if found is None else found.refusal(device, dtype)
 
 
 @cache
@@ -83,8 +94,8 @@ def _log_once(message: str) -> None:
     logger.debug(message)
 
 
-def select(op: str, impl: str, device: torch.device) -> Callable[..., Any]:
-    """The function that serves `op` on `device`.
+def select(op: str, impl: str, device: torch.device, dtype: torch.dtype | None = None) -> Callable[..., Any]:
+    """The function that serves `op` on `device`, for a first tensor of `dtype` (None: any).
 
     Raises:
         ValueError: an unknown `impl`.
@@ -92,12 +103,12 @@ def select(op: str, impl: str, device: torch.device) -> Callable[..., Any]:
     """
     check_impl(impl)
     if impl != "auto":
-        reason = refusal(op, impl, device)
+        reason = refusal(op, impl, device, dtype)
         if reason is not None:
             raise BackendError(f'{op}: impl="{impl}" cannot run: {reason}')
         return load(_registry[op][impl].target)
     for name in IMPLEMENTATIONS:
-        reason = refusal(op, name, device)
+        reason = refusal(op, name, device, dtype)
         if reason is None:
             return load(_registry[op][name].target)
         _log_once(f"{op}: {name} not used: {reason}")

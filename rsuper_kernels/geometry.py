@@ -158,13 +158,11 @@ def ball_kernel(
     border weighs 0.80 of the centre. A ball smaller than a voxel is that one voxel. `largest_reach` cuts the array (not
     the sum) to offsets of so many voxels along each axis. Source: public R-Super code, A.2.
     """
-    limit = squared_limit(diameter / 2)
-    falloff = 0.0 if sigma is None else 1 / (2 * (sigma * diameter / 2) ** 2)
-    reach = [int(math.sqrt(limit) / step) for step in spacing]
-    squares = [(np.arange(-r, r + 1) * step) ** 2 for r, step in zip(reach, spacing, strict=True)]
-    profiles = [np.exp(-falloff * square) for square in squares]
-    total = _sum_over_ball(squares, profiles, limit)
+    limit, falloff = squared_limit(diameter / 2), kernel_falloff(diameter, sigma)
+    squares, profiles = _kernel_axes(limit, falloff, spacing)
+    total = kernel_total(diameter, spacing, sigma)
     if largest_reach is not None:
+        reach = [len(square) // 2 for square in squares]
         cuts = [slice(max(r - most, 0), r + min(r, most) + 1) for r, most in zip(reach, largest_reach, strict=True)]
         squares = [square[cut] for square, cut in zip(squares, cuts, strict=True)]
         profiles = [profile[cut] for profile, cut in zip(profiles, cuts, strict=True)]
@@ -173,14 +171,31 @@ def ball_kernel(
     return torch.from_numpy(weights / total)
 
 
-def _sum_over_ball(squares: list[np.ndarray], profiles: list[np.ndarray], limit: float) -> float:
-    """Sum of the separable profiles over the ball, row by row, without an array of the ball's size."""
+def kernel_falloff(diameter: float, sigma: float | None) -> float:
+    """f of the kernel's weights exp(-f r^2), in 1 / mm2."""
+    return 0.0 if sigma is None else 1 / (2 * (sigma * diameter / 2) ** 2)
+
+
+@lru_cache(maxsize=256)
+def kernel_total(diameter: float, spacing: Spacing = UNIT_SPACING, sigma: float | None = 1.5) -> float:
+    """Sum of the kernel's weights over the ball, before it is made 1; row by row, without an array of its size."""
+    limit = squared_limit(diameter / 2)
+    squares, profiles = _kernel_axes(limit, kernel_falloff(diameter, sigma), spacing)
     left = limit - squares[0][:, None] - squares[1]
     # squares of the last axis fall, then rise: the offsets of a row that are inside lie around the middle
     middle = len(squares[2]) // 2
     half_widths = np.searchsorted(squares[2][middle:], left, side="right") - 1
     sums = np.concatenate([[0.0], 2 * np.cumsum(profiles[2][middle:]) - profiles[2][middle]])
     return float((profiles[0][:, None] * profiles[1] * sums[half_widths + 1]).sum())
+
+
+def _kernel_axes(limit: float, falloff: float, spacing: Spacing) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Squared offsets (mm2) along each axis, and their weights."""
+    squares = []
+    for step in spacing:
+        reach = int(math.sqrt(limit) / step)
+        squares.append((np.arange(-reach, reach + 1) * step) ** 2)
+    return squares, [np.exp(-falloff * square) for square in squares]
 
 
 def growth_radii(diameter: float, margin: float, shape: Sequence[int], spacing: Spacing) -> list[float]:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from rsuper_kernels.ops.dilate import native
+from rsuper_kernels import native
+from rsuper_kernels.ops.dilate.native import dilate as native_dilate
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_native = pytest.mark.skipif(not native.available()[0], reason=native.available()[1])
@@ -46,7 +47,7 @@ SHAPES += [(1, 7, 8, 1), (1, 1, 1, 1), (0, 3, 4, 5), (2, 3, 0, 5), (2, 3, 4, 0)]
 
 def dilate(mask: np.ndarray, passes: list[Runs]) -> np.ndarray:
     runs = torch.tensor([run for runs in passes for run in runs], dtype=torch.int32).reshape(-1, 3)
-    return native.dilate(torch.from_numpy(mask), runs, [len(runs) for runs in passes]).numpy()
+    return native_dilate(torch.from_numpy(mask), runs, [len(runs) for runs in passes]).numpy()
 
 
 def brute_force(mask: np.ndarray, passes: list[Runs]) -> np.ndarray:
@@ -140,7 +141,7 @@ def test_leaves_the_mask_alone():
 )
 def test_refuses(mask, runs, passes, message):
     with pytest.raises(ValueError, match=message):
-        native.dilate(mask, torch.tensor(runs, dtype=torch.int32), passes)
+        native_dilate(mask, torch.tensor(runs, dtype=torch.int32), passes)
 
 
 def test_works_without_the_compiled_module(monkeypatch):
@@ -151,7 +152,7 @@ def test_works_without_the_compiled_module(monkeypatch):
     assert not can_run
     assert "was not built" in reason
     with pytest.raises(ImportError):
-        fresh.dilate(torch.zeros(1, 1, 1, 1, dtype=torch.bool), torch.zeros(0, 3, dtype=torch.int32), [])
+        native_dilate(torch.zeros(1, 1, 1, 1, dtype=torch.bool), torch.zeros(0, 3, dtype=torch.int32), [])
 
 
 def build_wheel(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess:

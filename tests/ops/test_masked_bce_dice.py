@@ -263,7 +263,7 @@ def test_refuses_what_has_no_gradient():
         ({"channel": [0, 1, 2, 3]}, ValueError, r"channel\[3\]: expected 0 to 2 .* got 3"),
         ({"sample": [0, 1]}, ValueError, "sample, channel: expected equally many, got 2 and 4"),
         ({"activation": "tanh"}, ValueError, "activation: expected one of sigmoid, identity, got 'tanh'"),
-        ({"impl": "cpu"}, BackendError, 'masked_bce_dice: impl="cpu" cannot run: '),
+        ({"impl": "triton"}, BackendError, 'masked_bce_dice: impl="triton" cannot run: '),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )

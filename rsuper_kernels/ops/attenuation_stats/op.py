@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from rsuper_kernels import dispatch
+from rsuper_kernels import dispatch, native
 from rsuper_kernels.checks import (
     accumulation_dtype,
     check_choice,
@@ -20,6 +20,7 @@ from rsuper_kernels.checks import (
 
 for _op in ("attenuation_stats", "attenuation_stats_backward"):
     dispatch.register(_op, "reference", dispatch.Backend(f"rsuper_kernels.ops.attenuation_stats.reference:{_op}"))
+    dispatch.register_native(_op, dtypes=native.FLOATS)
 
 _INPUTS = (
     "Tensor ct, Tensor logits, Tensor tumour, Tensor organ, "
@@ -29,7 +30,7 @@ _INPUTS = (
 
 @torch.library.custom_op("rsuper::attenuation_stats", mutates_args=(), schema=f"({_INPUTS}) -> Tensor")
 def _attenuation_stats(ct: torch.Tensor, logits: torch.Tensor, *inputs: Any) -> torch.Tensor:
-    function = dispatch.select("attenuation_stats", inputs[-1], logits.device)
+    function = dispatch.select("attenuation_stats", inputs[-1], logits.device, logits.dtype)
     out: torch.Tensor = function(ct, logits, *inputs[:-1])
     return out
 
@@ -47,7 +48,7 @@ def _(
 def _attenuation_stats_backward(
     grad: torch.Tensor, ct: torch.Tensor, logits: torch.Tensor, *inputs: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    function = dispatch.select("attenuation_stats_backward", inputs[-1], logits.device)
+    function = dispatch.select("attenuation_stats_backward", inputs[-1], logits.device, logits.dtype)
     out: tuple[torch.Tensor, torch.Tensor] = function(grad, ct, logits, *inputs[:-1])
     return out
 
@@ -99,7 +100,7 @@ def attenuation_stats(
         sample, channel: the plane of logits of each of the G groups.
         eps: added to the weights that means are divided by, in voxels.
         activation: "sigmoid" for logits, "identity" if `logits` already holds probabilities.
-        impl: "auto" or "reference".
+        impl: "auto", "reference" or "cpu".
 
     Returns:
         (G, 2, 3): for [tumour, organ] the weight (voxels), mean and sd, float32 (float64 for float64 logits); zeros for

@@ -12,6 +12,7 @@ from rsuper_kernels.checks import check_device, check_full_precision, check_ndim
 from rsuper_kernels.geometry import UNIT_SPACING, as_spacing
 
 dispatch.register("ball_search", "reference", dispatch.Backend("rsuper_kernels.ops.ball_search.reference:ball_search"))
+dispatch.register_native("ball_search", dtypes=(torch.float32,))
 
 
 @torch.library.custom_op(
@@ -28,7 +29,7 @@ def _ball_search(
     sigma: float | None,
     impl: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    function = dispatch.select("ball_search", impl, probability.device)
+    function = dispatch.select("ball_search", impl, probability.device, probability.dtype)
     out: tuple[torch.Tensor, torch.Tensor] = function(probability, available, diameters, spacing, sigma)
     return out
 
@@ -65,7 +66,7 @@ def ball_search(
         diameters: N diameters in mm, on the host.
         spacing: (sD, sH, sW) in mm.
         sigma: width of the Gaussian kernel in radii; None for a flat ball. See `geometry.ball_kernel`.
-        impl: "auto" or "reference".
+        impl: "auto", "reference" or "cpu".
 
     Returns:
         centre: (N,) int64 linear index into (D, H, W); of scores within 1e-6 of the best the lowest index; -1 where

@@ -14,6 +14,7 @@ from rsuper_kernels.geometry import UNIT_SPACING, as_spacing
 
 for _op in ("ball_select", "rank_weights"):
     dispatch.register(_op, "reference", dispatch.Backend(f"rsuper_kernels.ops.ball_select.reference:{_op}"))
+    dispatch.register_native(_op, dtypes=(torch.float32,))
 
 
 @torch.library.custom_op(
@@ -23,7 +24,9 @@ for _op in ("ball_select", "rank_weights"):
     "int[] counts, float[] spacing, bool outside_competes, str impl) -> Tensor",
 )
 def _ball_select(probability: torch.Tensor, *inputs: Any) -> torch.Tensor:
-    out: torch.Tensor = dispatch.select("ball_select", inputs[-1], probability.device)(probability, *inputs[:-1])
+    out: torch.Tensor = dispatch.select("ball_select", inputs[-1], probability.device, probability.dtype)(
+        probability, *inputs[:-1]
+    )
     return out
 
 
@@ -50,7 +53,7 @@ def _(
 def _rank_weights(
     probability: torch.Tensor, mask: torch.Tensor, concentration: float, limits: Sequence[int], impl: str
 ) -> torch.Tensor:
-    function = dispatch.select("rank_weights", impl, probability.device)
+    function = dispatch.select("rank_weights", impl, probability.device, probability.dtype)
     out: torch.Tensor = function(probability, mask, concentration, limits)
     return out
 
@@ -86,7 +89,7 @@ def ball_select(
         spacing: (sD, sH, sW) in mm.
         outside_competes: rank all voxels of the patch, those outside the ball as probability 0, and keep those inside;
             the public code's rule, under which a ball with too few positive voxels is filled by chance (Q7).
-        impl: "auto" or "reference".
+        impl: "auto", "reference" or "cpu".
 
     Returns:
         Bool (N, 1 + K, D, H, W): the ball, then the selection for each count; ties go to the lowest linear index, and a
@@ -141,7 +144,7 @@ def rank_weights(
         mask: (N, D, H, W) bool.
         limits: per plane, a number that the mask's voxels do not exceed, known on the host (it bounds the sort).
         concentration: c in [0, 1); 0 weighs all alike, 0.5 falls from 1.386 to 0.693.
-        impl: "auto" or "reference".
+        impl: "auto", "reference" or "cpu".
 
     Returns:
         (N, D, H, W) weights in the dtype of `probability`, 0 outside the mask; ties rank by linear index. No gradient.

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls into the compiled module. Importing this file works without it; ask `available()`."""
+"""Calls into the compiled module."""
 
 from __future__ import annotations
 
-import functools
-import importlib
 from collections.abc import Sequence
-from types import ModuleType
 
 import torch
+
+from rsuper_kernels import native
 
 
 def dilate(mask: torch.Tensor, runs: torch.Tensor, passes: Sequence[int]) -> torch.Tensor:
@@ -25,7 +24,7 @@ def dilate(mask: torch.Tensor, runs: torch.Tensor, passes: Sequence[int]) -> tor
         bool (N, D, H, W). Voxels outside the volume count as False.
 
     Raises:
-        ImportError: the compiled module is not there; `available()` says why.
+        ImportError: the compiled module is not there; `native.available()` says why.
         ValueError: a tensor is not as described above, or `passes` does not add up to R, or a half width is negative.
     """
     _require("mask", mask, torch.bool, 4)
@@ -35,33 +34,10 @@ def dilate(mask: torch.Tensor, runs: torch.Tensor, passes: Sequence[int]) -> tor
     if min(passes, default=0) < 0 or sum(passes) != runs.shape[0]:
         raise ValueError(f"passes: {list(passes)} does not divide the {runs.shape[0]} rows of runs")
     out = torch.empty_like(mask)
-    _load().dilate(
-        mask.data_ptr(), out.data_ptr(), *mask.shape, runs.data_ptr(), list(passes), threads=torch.get_num_threads()
+    native.module().dilate(
+        mask.data_ptr(), out.data_ptr(), *mask.shape, runs.data_ptr(), list(passes), threads=native.threads()
     )
     return out
-
-
-def available() -> tuple[bool, str]:
-    """Whether `dilate` can run here, and what it runs on or why it cannot."""
-    reason = _why_not()
-    if reason:
-        return False, reason
-    return True, f"compiled module {'with' if _load().openmp() else 'without'} OpenMP"
-
-
-def _load() -> ModuleType:
-    return importlib.import_module("rsuper_kernels._C")
-
-
-@functools.cache  # the reason only: a cached exception would keep its traceback, and with it tensors, alive
-def _why_not() -> str:
-    try:
-        _load()
-    except ModuleNotFoundError:
-        return "the compiled module was not built (it needs a C++ compiler and the Python headers at install time)"
-    except ImportError as error:
-        return f"the compiled module does not load: {error}"
-    return ""
 
 
 def _require(name: str, tensor: torch.Tensor, dtype: torch.dtype, ndim: int) -> None:

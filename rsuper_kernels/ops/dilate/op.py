@@ -12,20 +12,14 @@ from rsuper_kernels.checks import check_ndim
 from rsuper_kernels.geometry import Element
 
 dispatch.register("dilate", "reference", dispatch.Backend("rsuper_kernels.ops.dilate.reference:dilate"))
-dispatch.register(
-    "dilate",
-    "cpu",
-    dispatch.Backend(
-        "rsuper_kernels.ops.dilate.native:dilate", devices=("cpu",), probe="rsuper_kernels.ops.dilate.native:available"
-    ),
-)
+dispatch.register_native("dilate")
 
 
 @torch.library.custom_op(
     "rsuper::dilate", mutates_args=(), schema="(Tensor mask, Tensor runs, int[] passes, str impl) -> Tensor"
 )
 def _dilate(mask: torch.Tensor, runs: torch.Tensor, passes: Sequence[int], impl: str) -> torch.Tensor:
-    out: torch.Tensor = dispatch.select("dilate", impl, mask.device)(mask, runs, passes)
+    out: torch.Tensor = dispatch.select("dilate", impl, mask.device, mask.dtype)(mask, runs, passes)
     return out
 
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
-from rsuper_kernels import dispatch
+from rsuper_kernels import dispatch, native
 from rsuper_kernels.checks import accumulation_dtype, check_choice, check_device, check_planes, check_shape
 
 SUMS = ("positive_bce", "negative_bce", "tp", "fp", "fn", "known")
 
 for _op in ("masked_bce_dice", "masked_bce_dice_backward"):
     dispatch.register(_op, "reference", dispatch.Backend(f"rsuper_kernels.ops.masked_bce_dice.reference:{_op}"))
+    dispatch.register_native(_op, dtypes=native.FLOATS)
 
 _INPUTS = (
     "Tensor logits, Tensor targets, Tensor known, Tensor? weights, "
@@ -24,7 +25,9 @@ _INPUTS = (
 
 @torch.library.custom_op("rsuper::masked_bce_dice", mutates_args=(), schema=f"({_INPUTS}) -> Tensor")
 def _masked_bce_dice(logits: torch.Tensor, *inputs: Any) -> torch.Tensor:
-    out: torch.Tensor = dispatch.select("masked_bce_dice", inputs[-1], logits.device)(logits, *inputs[:-1])
+    out: torch.Tensor = dispatch.select("masked_bce_dice", inputs[-1], logits.device, logits.dtype)(
+        logits, *inputs[:-1]
+    )
     return out
 
 
@@ -39,7 +42,7 @@ def _(
     "rsuper::masked_bce_dice_backward", mutates_args=(), schema=f"(Tensor grad, {_INPUTS}) -> Tensor"
 )
 def _masked_bce_dice_backward(grad: torch.Tensor, logits: torch.Tensor, *inputs: Any) -> torch.Tensor:
-    function = dispatch.select("masked_bce_dice_backward", inputs[-1], logits.device)
+    function = dispatch.select("masked_bce_dice_backward", inputs[-1], logits.device, logits.dtype)
     out: torch.Tensor = function(grad, logits, *inputs[:-1])
     return out
 
@@ -85,7 +88,7 @@ def masked_bce_dice(
         weights: same shape or None: voxel weights of the two cross-entropy sums.
         sample, channel: the plane of logits that each of the G targets belongs to; None: every plane, in order.
         activation: "sigmoid" for logits, "identity" if `logits` already holds probabilities.
-        impl: "auto" or "reference".
+        impl: "auto", "reference" or "cpu".
 
     Returns:
         (G, 6) sums positive_bce, negative_bce, tp, fp, fn, known (see `SUMS`), float32 (float64 for float64 logits).

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from rsuper_kernels import dispatch
+from rsuper_kernels import dispatch, native
 from rsuper_kernels.checks import (
     accumulation_dtype,
     check_choice,
@@ -20,6 +20,7 @@ from rsuper_kernels.checks import (
 
 for _op in ("region_sums", "region_sums_backward"):
     dispatch.register(_op, "reference", dispatch.Backend(f"rsuper_kernels.ops.region_sums.reference:{_op}"))
+    dispatch.register_native(_op, dtypes=native.FLOATS)
 
 _TABLES = "int[] sample, int[] channel, int[] ids, int[] id_counts, str activation, str impl"
 
@@ -28,7 +29,9 @@ _TABLES = "int[] sample, int[] channel, int[] ids, int[] id_counts, str activati
     "rsuper::region_sums", mutates_args=(), schema=f"(Tensor logits, Tensor regions, {_TABLES}) -> Tensor"
 )
 def _region_sums(logits: torch.Tensor, regions: torch.Tensor, *tables: Any) -> torch.Tensor:
-    out: torch.Tensor = dispatch.select("region_sums", tables[-1], logits.device)(logits, regions, *tables[:-1])
+    out: torch.Tensor = dispatch.select("region_sums", tables[-1], logits.device, logits.dtype)(
+        logits, regions, *tables[:-1]
+    )
     return out
 
 
@@ -45,7 +48,7 @@ def _(logits: torch.Tensor, regions: torch.Tensor, sample: Sequence[int], *table
 def _region_sums_backward(
     grad: torch.Tensor, logits: torch.Tensor, regions: torch.Tensor, *tables: Any
 ) -> torch.Tensor:
-    function = dispatch.select("region_sums_backward", tables[-1], logits.device)
+    function = dispatch.select("region_sums_backward", tables[-1], logits.device, logits.dtype)
     out: torch.Tensor = function(grad, logits, regions, *tables[:-1])
     return out
 
@@ -90,7 +93,7 @@ def region_sums(
         sample, channel: the plane of each of the G groups. A plane may serve many groups.
         ids: per group, the label ids whose union is its region. Ids that do not occur give an empty region.
         activation: "sigmoid" for logits, "identity" if `logits` already holds probabilities.
-        impl: "auto" or "reference".
+        impl: "auto", "reference" or "cpu".
 
     Returns:
         (G,) sums in voxels, float32 (float64 for float64 logits); 0 for an empty region. Gradient to `logits` only,

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls into the compiled module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from rsuper_kernels import native
+from rsuper_kernels.geometry import as_spacing, squared_limit
+
+
+def ball_select(
+    probability: torch.Tensor,
+    available: torch.Tensor,
+    centre: torch.Tensor,
+    radii: Sequence[float],
+    radius_counts: Sequence[int],
+    needed: Sequence[int],
+    counts: Sequence[int],
+    spacing: Sequence[float],
+    outside_competes: bool,
+) -> torch.Tensor:
+    """Bool masks (N, 1 + K, D, H, W): the ball and its selections; see reference.py."""
+    planes, *shape = probability.shape
+    kinds = len(counts) // max(planes, 1)
+    out = torch.empty(planes, 1 + kinds, *shape, dtype=torch.bool)
+    probability, available = probability.contiguous(), available.contiguous()
+    start = 0
+    for n, index in enumerate(centre.tolist()):
+        schedule = radii[start : start + radius_counts[n]]
+        start += radius_counts[n]
+        native.module().ball_select(
+            probability[n].data_ptr(),
+            available[n].data_ptr(),
+            *shape,
+            index,
+            [squared_limit(radius) for radius in schedule],
+            needed[n],
+            list(counts[n * kinds : (n + 1) * kinds]),
+            as_spacing(spacing),
+            outside_competes,
+            out[n].data_ptr(),
+        )
+    return out
+
+
+def rank_weights(
+    probability: torch.Tensor, mask: torch.Tensor, concentration: float, limits: Sequence[int]
+) -> torch.Tensor:
+    """Weights (N, D, H, W) of the masked voxels by rank; see reference.py."""
+    out = torch.empty(probability.shape, dtype=probability.dtype)
+    for plane, inside, weights in zip(probability.contiguous(), mask.contiguous(), out, strict=True):
+        native.module().rank_weights(
+            plane.data_ptr(), inside.data_ptr(), plane.numel(), concentration, weights.data_ptr()
+        )
+    return out
