@@ -122,6 +122,11 @@ class FindingGroup:
         return self.region is not None
 
     @property
+    def label_ids(self) -> tuple[int, ...]:
+        """The region's label ids, once Findings has looked up their names; none without a region."""
+        return tuple(int(name) for name in self.region) if isinstance(self.region, tuple) else ()
+
+    @property
     def open_ended(self) -> bool:
         """More tumour than described may be there: an unknown count, or a tumour of unknown size."""
         return not self.count_known or any(not tumour.size_known for tumour in self.tumours)

@@ -10,6 +10,7 @@ computes, rule by rule. Both run on the same ops; each option below can be moved
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
@@ -82,11 +83,9 @@ class Recipe:
     """With one head, apply both report losses, or the ball loss alone (Q10)."""
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for option in fields(self):
-            hint, value = hints[option.name], getattr(self, option.name)
-            if get_origin(hint) is Literal and value not in get_args(hint):
-                raise ValueError(f"{option.name}: expected one of {', '.join(get_args(hint))}, got {value!r}")
+        for name, choices in _choices().items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
         for name in ("region_margin", "smoothing", "diameter_margin", "tolerated_margin", "iso_band"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}: expected a number of at least 0, got {getattr(self, name)!r}")
@@ -95,6 +94,13 @@ class Recipe:
                 raise ValueError(f"{name}: expected a number in [0, 1), got {getattr(self, name)!r}")
         if not self.window[0] < self.window[1]:
             raise ValueError(f"window: expected (low, high) in HU with low < high, got {self.window!r}")
+
+
+@cache
+def _choices() -> dict[str, tuple[str, ...]]:
+    """The options that are one of a few words, and their words."""
+    hints = get_type_hints(Recipe)
+    return {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
 
 
 PAPER = Recipe()
@@ -131,4 +137,4 @@ def get_recipe(recipe: str | Recipe = "paper", **options: Any) -> Recipe:
     for name in options:
         if name not in known:
             raise TypeError(f"unknown option {name!r}; the options of a recipe are {', '.join(sorted(known))}")
-    return replace(recipe, **options)
+    return replace(recipe, **options) if options else recipe

@@ -82,9 +82,10 @@ struct Chunk {
 
   // False if neither mask has a voxel here.
   bool read(const AttenuationInputs& in, std::int64_t g, std::int64_t first, std::int64_t count) {
-    tumour = load(in.tumour.from(g * in.voxels + first), count, buffers[2]);
-    organ = load(in.organ.from(g * in.voxels + first), count, buffers[3]);
-    if (all_zero(tumour, count) && all_zero(organ, count)) return false;
+    const Array tumour_chunk = in.tumour.from(g * in.voxels + first), organ_chunk = in.organ.from(g * in.voxels + first);
+    tumour = load(tumour_chunk, count, buffers[2]);
+    organ = load(organ_chunk, count, buffers[3]);
+    if (all_zero(tumour_chunk, count) && all_zero(organ_chunk, count)) return false;
     ct = load(in.ct.from(in.samples[g] * in.voxels + first), count, buffers[0]);
     x = load(in.logits.from(in.planes[g] * in.voxels + first), count, buffers[1]);
     return true;
@@ -167,6 +168,7 @@ void attenuation_stats_backward(const AttenuationInputs& in, const float* grad, 
   }
   const std::int64_t chunks = chunks_of(in.voxels), element = size_of(in.logits.type);
   const auto members = members_of_planes(in.planes, plane_count);
+  prefer_large_pages(grad_logits, plane_count * in.voxels * element);
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (std::int64_t job = 0; job < plane_count * chunks; ++job) {
     const std::int64_t plane = job / chunks, first = job % chunks * kChunk, size = std::min(kChunk, in.voxels - first);

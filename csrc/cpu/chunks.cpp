@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "rsuper/chunks.h"
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 namespace rsuper {
 namespace {
 
@@ -50,6 +54,32 @@ void store(const float* values, std::int64_t count, Type type, void* out) {
     case Type::bf16: narrow_bfloat(values, count, static_cast<std::uint16_t*>(out)); break;
     default: std::memcpy(out, values, count * sizeof(float));
   }
+}
+
+bool all_zero(const Array& array, std::int64_t count) {
+  const auto* bytes = array.as<unsigned char>();
+  const std::int64_t size = count * size_of(array.type);
+  std::int64_t i = 0;
+  for (; i + 64 <= size; i += 64) {
+    std::uint64_t words[8], any = 0;
+    std::memcpy(words, bytes + i, sizeof words);
+    for (const std::uint64_t word : words) any |= word;
+    if (any != 0) return false;
+  }
+  for (; i < size; ++i)
+    if (bytes[i] != 0) return false;
+  return true;
+}
+
+void prefer_large_pages(void* data, std::int64_t bytes) {
+#ifdef __linux__
+  constexpr std::uintptr_t kPage = 1 << 21;
+  const auto start = (reinterpret_cast<std::uintptr_t>(data) + kPage - 1) / kPage * kPage;
+  const auto end = (reinterpret_cast<std::uintptr_t>(data) + bytes) / kPage * kPage;
+  if (start < end) madvise(reinterpret_cast<void*>(start), end - start, MADV_HUGEPAGE);
+#else
+  (void)data, (void)bytes;
+#endif
 }
 
 }  // namespace rsuper

@@ -83,8 +83,8 @@ struct MaskChunk {
   // False if no voxel of the chunk is known.
   bool read(const BceDiceInputs& inputs, std::int64_t target, std::int64_t first, std::int64_t count) {
     const std::int64_t start = target * inputs.voxels + first;
+    if (all_zero(inputs.known.from(start), count)) return false;
     known = load(inputs.known.from(start), count, buffers[1]);
-    if (all_zero(known, count)) return false;
     targets = load(inputs.targets.from(start), count, buffers[0]);
     if (inputs.weights.data == nullptr) {
       std::fill(buffers[2], buffers[2] + count, 1.0f);
@@ -124,6 +124,7 @@ void masked_bce_dice_backward(const BceDiceInputs& inputs, const float* grad, st
                               void* grad_logits, int threads) {
   const std::int64_t chunks = chunks_of(inputs.voxels), element = size_of(inputs.logits.type);
   const auto members = members_of_planes(inputs.planes, plane_count);
+  prefer_large_pages(grad_logits, plane_count * inputs.voxels * element);
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (std::int64_t job = 0; job < plane_count * chunks; ++job) {
     const std::int64_t plane = job / chunks, first = job % chunks * kChunk;

@@ -52,10 +52,7 @@ bool member_weights(const T* labels, const std::vector<std::int64_t>& ids, std::
 const float* region_weights(const RegionGroups& groups, std::int64_t g, std::int64_t first, std::int64_t count,
                             float* buffer) {
   const Array chunk = groups.regions.from(groups.maps[g] * groups.voxels + first);
-  if (groups.ids.empty()) {
-    const float* weights = load(chunk, count, buffer);
-    return all_zero(weights, count) ? nullptr : weights;
-  }
+  if (groups.ids.empty()) return all_zero(chunk, count) ? nullptr : load(chunk, count, buffer);
   bool any = false;
   switch (chunk.type) {
     case Type::u8: any = member_weights(chunk.as<std::uint8_t>(), groups.ids[g], count, buffer); break;
@@ -93,6 +90,7 @@ void region_sums_backward(const RegionGroups& groups, const float* grad, std::in
   const std::int64_t chunks = chunks_of(groups.voxels);
   const auto members = members_of_planes(groups.planes, plane_count);
   const std::int64_t element = size_of(groups.logits.type);
+  prefer_large_pages(grad_logits, plane_count * groups.voxels * element);
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (std::int64_t job = 0; job < plane_count * chunks; ++job) {
     const std::int64_t plane = job / chunks, first = job % chunks * kChunk;

@@ -80,11 +80,12 @@ const float* load(const Array& array, std::int64_t count, float* buffer);
 // Writes `count` floats as elements of a floating-point `type`.
 void store(const float* values, std::int64_t count, Type type, void* out);
 
-inline bool all_zero(const float* values, std::int64_t count) {
-  std::uint32_t any = 0;
-  for (std::int64_t i = 0; i < count; ++i) any |= bit_cast<std::uint32_t>(values[i]) & 0x7fffffffu;
-  return any == 0;
-}
+// Whether `count` elements are all zero bits, looked at without converting them.
+bool all_zero(const Array& array, std::int64_t count);
+
+// Asks for large pages under memory that is about to be written whole, where the system has them: a fresh page costs more
+// than the voxels on it. Changes nothing but speed.
+void prefer_large_pages(void* data, std::int64_t bytes);
 
 // A sum over the voxels of a chunk, one partial sum per lane.
 struct LaneSum {

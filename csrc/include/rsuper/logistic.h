@@ -45,9 +45,8 @@ inline float exp_minus_abs(float x) {
   return y < -87.3f ? 0.0f : value;
 }
 
-// log(1 + t) for 0 <= t <= 1 as 2 artanh(t / (2 + t)), exact in relative terms also for tiny t.
-inline float log1p_unit(float t) {
-  const float s = t / (2.0f + t);
+// log(1 + t) for 0 <= t <= 1, given s = t / (2 + t), as 2 artanh(s): exact in relative terms also for tiny t.
+inline float log1p_from_ratio(float s) {
   const float s2 = s * s;
   float p = 1.0f / 13.0f;
   p = p * s2 + 1.0f / 11.0f;
@@ -73,17 +72,13 @@ inline float sigmoid(float x) {
 
 inline Logistic logistic(float x) {
   const float t = exp_minus_abs(x);
-  const float inverse = 1.0f / (1.0f + t);
-  const float small = t * inverse;
-  const float log_term = log1p_unit(t);
+  // one division serves both 1 / (1 + t) and t / (2 + t)
+  const float shared = 1.0f / ((1.0f + t) * (2.0f + t));
+  const float large = (2.0f + t) * shared, small = t * large;
+  const float log_term = log1p_from_ratio(t * (1.0f + t) * shared);
   const bool positive = x >= 0;
-  return {positive ? inverse : small, positive ? small : inverse, (positive ? 0.0f : -x) + log_term,
+  return {positive ? large : small, positive ? small : large, (positive ? 0.0f : -x) + log_term,
           (positive ? x : 0.0f) + log_term};
-}
-
-inline double sigmoid(double x) {
-  const double t = std::exp(-std::fabs(x));
-  return (x >= 0 ? 1.0 : t) / (1.0 + t);
 }
 
 }  // namespace rsuper
