@@ -5,6 +5,8 @@ The truth is the reference in float64 on the same numbers. Sums may be off by fl
 gradients by 2e-6 of the largest and one rounding to their dtype. Masks, centres and dilations must be equal.
 """
 
+import random
+
 import pytest
 import torch
 from hypothesis import given
@@ -177,6 +179,18 @@ def test_ball_search(impl, seed, shape, kind, spacing, diameter, sigma, share):
     expected_centre, expected_score = ball_search(*arguments, sigma=sigma, impl="reference")
     assert torch.equal(centre, expected_centre)
     torch.testing.assert_close(score, expected_score, rtol=1e-6, atol=0)
+
+
+@pytest.mark.slow  # half a minute: ten thousand searches, each against the reference's FFT
+@backends("ball_search")
+def test_ten_thousand_placements(impl):
+    draw = random.Random(0)
+    for seed in range(10_000):
+        shape = tuple(draw.choice([1, 3, 7, 12, 17, 20]) for _ in range(3))
+        probability = probabilities(draw.choice(KINDS), seed, shape)
+        available = noise(seed + 1, 1, *shape).sigmoid() <= draw.choice([0.05, 0.5, 1.0])
+        arguments = (probability, available, [draw.choice([1.0, 3.0, 5.0, 8.5, 14.0, 25.0])], draw.choice(SPACINGS))
+        assert torch.equal(ball_search(*arguments, impl=impl)[0], ball_search(*arguments, impl="reference")[0]), seed
 
 
 @backends("ball_select")
