@@ -115,13 +115,15 @@ def place_tumours(
     placement = Placement(core, body, ring, limits)
     for rank in range(max((len(plane) for plane in candidates), default=0)):
         planes = [p for p, plane in enumerate(candidates) if len(plane) > rank]
+        # a slice is a view, a list of planes a copy
+        rows = slice(None) if len(planes) == len(candidates) else planes
         chosen = [candidates[p][rank] for p in planes]
-        available = masks[[c.mask for c in chosen]] & ~body[planes]
-        selected = _place(probability[planes], available, chosen, spacing, recipe, impl)
+        available = masks[[c.mask for c in chosen]] & ~body[rows]
+        selected = _place(probability[rows], available, chosen, spacing, recipe, impl)
         _, new_core, new_body, new_ring = selected.unbind(1)
-        core[planes] |= new_core
-        body[planes] |= new_body
-        ring[planes] |= new_ring
+        core[rows] |= new_core
+        body[rows] |= new_body
+        ring[rows] |= new_ring
         for p, c, found in zip(planes, chosen, new_body, strict=True):
             placement.tumours.append(PlacedTumour(p, c.mask, c.tumour, found))
     around = margin_element(recipe.tolerated_margin, spacing, recipe)
