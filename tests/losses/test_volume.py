@@ -240,3 +240,10 @@ def test_module_is_the_function():
             s.logits, s.findings, s.regions, s.spacing, recipe=recipe, tolerance=0.2, region_margin=2.0
         )
         assert module(s.logits, s.findings, s.regions, s.spacing).item() == expected.item() > 0
+
+
+def test_id_that_the_label_map_cannot_hold_is_not_in_the_crop():
+    """300 is 44 in eight bits; the organ 44 must not stand for it."""
+    regions = torch.full((1, 4, 4, 4), 44, dtype=torch.uint8)
+    assert volume_loss(planes(0.5), one(region=300), regions, UNIT).item() == 0
+    assert volume_loss(planes(0.5), one(region=44), regions, UNIT).item() > 0

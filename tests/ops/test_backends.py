@@ -80,7 +80,8 @@ def test_region_sums(impl, seed, shape, dtype, turned, by_labels):
     logits = strided((5 * noise(seed, 2, 3, *shape)).to(dtype), turned)
     sample, channel = [0, 1, 1, 0], [0, 2, 2, 1]
     if by_labels:
-        regions, ids = noise(seed + 1, 2, *shape).abs().mul(2).to(torch.int16), [[1], [0, 2], [7], []]
+        # 257 and 256 are 1 and 0 to whoever forgets that a uint8 cannot hold them
+        regions, ids = noise(seed + 1, 2, *shape).abs().mul(2).to(torch.uint8), [[1], [0, 2], [7, 257, -256], []]
     else:
         regions, ids = noise(seed + 1, 4, *shape) > 0.5, None
     compare(impl, lambda x, impl: region_sums(x, regions, sample, channel, ids, impl=impl), [logits], seed)

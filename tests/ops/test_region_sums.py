@@ -238,3 +238,12 @@ def test_refusals(changes, error, message):
     }
     with pytest.raises(error, match=message):
         region_sums(**(arguments | changes))
+
+
+@pytest.mark.parametrize("impl", ["auto", "reference"])
+@pytest.mark.parametrize(("dtype", "wrapped"), [(torch.uint8, 300), (torch.uint8, -212), (torch.int16, 65580)])
+def test_ids_that_the_label_map_cannot_hold_match_nothing(impl, dtype, wrapped):
+    """All three are 44 when cut to the dtype, and 44 is what the map holds."""
+    labels = torch.full((1, 2, 2, 2), 44, dtype=dtype)
+    sums = region_sums(torch.zeros(1, 1, 2, 2, 2), labels, [0, 0], [0, 0], [[44], [wrapped]], impl=impl)
+    assert sums.tolist() == [4.0, 0.0]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from rsuper_kernels.checks import accumulation_dtype
+from rsuper_kernels.labels import label_mask
 
 
 def region_sums(
@@ -61,8 +62,4 @@ def _weights(
     if len(id_counts) == 0:
         return regions[group].to(dtype)
     start = sum(id_counts[:group])
-    labels = regions[sample]
-    inside = torch.zeros(labels.shape, dtype=torch.bool, device=labels.device)
-    for region_id in ids[start : start + id_counts[group]]:
-        inside |= labels == region_id
-    return inside.to(dtype)
+    return label_mask(regions[sample], ids[start : start + id_counts[group]]).to(dtype)
