@@ -76,9 +76,8 @@ def backend(op: str, impl: str) -> Backend | None:
     return _registry[op].get(impl)
 
 
-def register_native(op: str, *, dtypes: tuple[torch.dtype, ...] | None = None) -> None:
-    """Make ops/<room>/native.py:<op> known as the "cpu" backend of an op; the room is the op without "_backward"."""
-    room = {"rank_weights": "ball_select"}.get(op, op.removesuffix("_backward"))
+def register_native(room: str, op: str, *, dtypes: tuple[torch.dtype, ...] | None = None) -> None:
+    """Make ops/<room>/native.py:<op> known as the "cpu" backend of an op."""
     target = f"rsuper_kernels.ops.{room}.native:{op}"
     register(op, "cpu", Backend(target, ("cpu",), dtypes, "rsuper_kernels.native:available"))
 

@@ -128,16 +128,14 @@ def ball_targets(
     settled, open_ended = allowed.clone(), allowed.clone()
     first = 0
     for p, groups in enumerate(planes.values()):
-        rows = slice(first, first + len(groups))
+        rows = range(first, first + len(groups))
         first += len(groups)
-        positive = [
-            row for row, g in zip(range(rows.start, rows.stop), groups, strict=True) if not findings.groups[g].negative
-        ]
-        for row in positive:
-            allowed[p] |= dilated[row]
-            if findings.groups[groups[row - rows.start]].open_ended:
+        for row, g in zip(rows, groups, strict=True):
+            if not findings.groups[g].negative:
+                allowed[p] |= dilated[row]
+            if findings.groups[g].open_ended:
                 open_ended[p] |= dilated[row]
-        settled[p] = reported_known(findings, groups, masks[rows])
+        settled[p] = reported_known(findings, groups, masks[rows.start : rows.stop])
     if known is not None:
         check_shape("known", known, tuple(logits.shape), "(B, C, D, H, W)")
         check_device("known", known, "logits", logits)

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "rsuper/multiversion.h"
+
 // Packing reads eight voxels as one integer, so the first voxel must be its lowest byte.
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "rsuper_kernels: the compiled module supports little-endian machines only"
@@ -91,10 +93,7 @@ inline bool any_bit(const Word* row, std::int64_t words) {
   return all != 0;
 }
 
-// Where the compiler and the C library can choose at load time, there is an AVX2 version besides the plain one.
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
-__attribute__((target_clones("avx2", "default")))
-#endif
+RSUPER_MULTIVERSION
 inline void or_words(Word* __restrict out, const Word* __restrict in, std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i) out[i] |= in[i];
 }

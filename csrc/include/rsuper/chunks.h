@@ -16,7 +16,7 @@ namespace rsuper {
 constexpr std::int64_t kChunk = 2048;
 constexpr int kLanes = 16;
 
-// The numbers are part of the interface with Python, see ops/native_arrays.py.
+// The numbers are part of the interface with Python, see rsuper_kernels/native.py.
 enum class Type : int { f32 = 0, f16 = 1, bf16 = 2, u8 = 3, i16 = 4, i32 = 5, i64 = 6 };
 
 inline std::int64_t size_of(Type type) {

@@ -12,7 +12,7 @@ from rsuper_kernels.checks import check_device, check_full_precision, check_ndim
 from rsuper_kernels.geometry import UNIT_SPACING, as_spacing
 
 dispatch.register("ball_search", "reference", dispatch.Backend("rsuper_kernels.ops.ball_search.reference:ball_search"))
-dispatch.register_native("ball_search", dtypes=(torch.float32,))
+dispatch.register_native("ball_search", "ball_search", dtypes=(torch.float32,))
 
 
 @torch.library.custom_op(

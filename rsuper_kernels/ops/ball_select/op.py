@@ -14,7 +14,7 @@ from rsuper_kernels.geometry import UNIT_SPACING, as_spacing
 
 for _op in ("ball_select", "rank_weights"):
     dispatch.register(_op, "reference", dispatch.Backend(f"rsuper_kernels.ops.ball_select.reference:{_op}"))
-    dispatch.register_native(_op, dtypes=(torch.float32,))
+    dispatch.register_native("ball_select", _op, dtypes=(torch.float32,))
 
 
 @torch.library.custom_op(

@@ -12,7 +12,7 @@ from rsuper_kernels.checks import check_ndim
 from rsuper_kernels.geometry import Element
 
 dispatch.register("dilate", "reference", dispatch.Backend("rsuper_kernels.ops.dilate.reference:dilate"))
-dispatch.register_native("dilate")
+dispatch.register_native("dilate", "dilate")
 
 
 @torch.library.custom_op(

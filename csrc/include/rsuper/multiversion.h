@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>  // brings __GLIBC__ where there is one
+
+// Where the C library can choose at load time, loops are compiled for three instruction sets.
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
+#if __GNUC__ >= 12
+#define RSUPER_MULTIVERSION __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define RSUPER_MULTIVERSION __attribute__((target_clones("avx512f", "avx2", "default")))
+#endif
+#else
+#define RSUPER_MULTIVERSION
+#endif
