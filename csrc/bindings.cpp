@@ -16,6 +16,7 @@
 #include "rsuper/ball_select.h"
 #include "rsuper/dilate.h"
 #include "rsuper/masked_bce_dice.h"
+#include "rsuper/pack_bits.h"
 #include "rsuper/region_sums.h"
 
 namespace py = pybind11;
@@ -51,6 +52,21 @@ void dilate(std::uintptr_t src, std::uintptr_t dst, std::int64_t n, std::int64_t
             std::uintptr_t runs, const Integers& pass_lengths, int threads) {
   rsuper::dilate(pointer<const std::uint8_t>(src), pointer<std::uint8_t>(dst), {n, d, h, w},
                  read_passes(pointer<const std::int32_t>(runs), pass_lengths), threads);
+}
+
+void pack_masks(const TypedAddress& masks, const std::array<std::int64_t, 3>& volume,
+                const std::vector<Integers>& groups, std::uintptr_t words, int threads) {
+  rsuper::pack_masks(array(masks), volume[0] * volume[1], volume[2], groups, pointer<rsuper::Word>(words), threads);
+}
+
+void pack_labels(const TypedAddress& labels, const std::array<std::int64_t, 3>& volume, const Integers& samples,
+                 const std::vector<Integers>& ids, std::uintptr_t words, int threads) {
+  rsuper::pack_labels(array(labels), volume[0] * volume[1], volume[2], samples, ids, pointer<rsuper::Word>(words),
+                      threads);
+}
+
+void unpack_masks(std::uintptr_t words, std::int64_t rows, std::int64_t width, std::uintptr_t voxels, int threads) {
+  rsuper::unpack_masks(pointer<const rsuper::Word>(words), rows, width, pointer<std::uint8_t>(voxels), threads);
 }
 
 rsuper::RegionGroups region_groups(const TypedAddress& logits, const TypedAddress& regions, std::int64_t voxels,
@@ -155,7 +171,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("masked_bce_dice", &masked_bce_dice, without_gil);
   m.def("masked_bce_dice_backward", &masked_bce_dice_backward, without_gil);
   m.def("openmp", &openmp, "Whether the module was built with OpenMP.");
+  m.def("pack_labels", &pack_labels, without_gil);
+  m.def("pack_masks", &pack_masks, without_gil);
   m.def("rank_weights", &rank_weights, without_gil);
   m.def("region_sums", &region_sums, without_gil);
   m.def("region_sums_backward", &region_sums_backward, without_gil);
+  m.def("unpack_masks", &unpack_masks, without_gil);
 }

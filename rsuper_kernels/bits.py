@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Masks as bits: what the kernels hand to each other, an eighth of a bool mask and a thirty-second of a float mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+WORD_BITS = 64
+
+
+@dataclass(frozen=True)
+class BitMasks:
+    """Binary masks (N, D, H, W), 64 voxels of a row to a word.
+
+    Args:
+        words: int64 (N, D, H, ceil(W / 64)), contiguous. Voxel x of a row is bit x % 64 of word x // 64; bits beyond W
+            are zero.
+        width: W.
+    """
+
+    words: torch.Tensor
+    width: int
+
+    @classmethod
+    def zeros(cls, count: int, volume: Sequence[int], device: torch.device) -> BitMasks:
+        """Empty masks of a volume (D, H, W)."""
+        depth, height, width = volume
+        return cls(torch.zeros(count, depth, height, words_per_row(width), dtype=torch.int64, device=device), width)
+
+    @classmethod
+    def full(cls, count: int, volume: Sequence[int], device: torch.device) -> BitMasks:
+        """Masks that hold every voxel of a volume (D, H, W)."""
+        masks = cls.zeros(count, volume, device)
+        masks.words.fill_(-1)
+        unused = -masks.width % WORD_BITS
+        if unused:
+            masks.words[..., -1] = (1 << (WORD_BITS - unused)) - 1
+        return masks
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(N, D, H, W)"""
+        count, depth, height, _ = self.words.shape
+        return count, depth, height, self.width
+
+    def __len__(self) -> int:
+        return self.words.shape[0]
+
+    def __getitem__(self, rows: slice | Sequence[int]) -> BitMasks:
+        return BitMasks(self.words[rows], self.width)
+
+    def __and__(self, other: BitMasks) -> BitMasks:
+        return BitMasks(self.words & other.words, self.width)
+
+    def __or__(self, other: BitMasks) -> BitMasks:
+        return BitMasks(self.words | other.words, self.width)
+
+    def minus(self, other: BitMasks) -> BitMasks:
+        """The voxels that are not in `other`."""
+        return BitMasks(self.words & ~other.words, self.width)
+
+    def any(self) -> torch.Tensor:
+        """Which masks hold a voxel, bool (N,)."""
+        return (self.words != 0).flatten(1).any(1)
+
+
+def words_per_row(width: int) -> int:
+    """Words that a row of `width` voxels takes."""
+    return -(-width // WORD_BITS)
