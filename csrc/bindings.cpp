@@ -50,7 +50,7 @@ std::vector<rsuper::Pass> read_passes(const std::int32_t* runs, const Integers& 
 
 void dilate(std::uintptr_t src, std::uintptr_t dst, std::int64_t n, std::int64_t d, std::int64_t h, std::int64_t w,
             std::uintptr_t runs, const Integers& pass_lengths, int threads) {
-  rsuper::dilate(pointer<const std::uint8_t>(src), pointer<std::uint8_t>(dst), {n, d, h, w},
+  rsuper::dilate(pointer<const rsuper::Word>(src), pointer<rsuper::Word>(dst), {n, d, h, w},
                  read_passes(pointer<const std::int32_t>(runs), pass_lengths), threads);
 }
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 WORD_BITS = 64
 
@@ -70,3 +71,16 @@ class BitMasks:
 def words_per_row(width: int) -> int:
     """Words that a row of `width` voxels takes."""
     return -(-width // WORD_BITS)
+
+
+def pack(inside: torch.Tensor) -> torch.Tensor:
+    """Words (..., ceil(W / 64)) of bool voxels (..., W), in plain torch; ops/pack_bits is faster."""
+    lanes = F.pad(inside, (0, -inside.shape[-1] % WORD_BITS)).unflatten(-1, (-1, WORD_BITS)).long()
+    # bits are apart, so their sum is their union; the last one makes the word negative
+    return (lanes << torch.arange(WORD_BITS, device=inside.device)).sum(-1)
+
+
+def unpack(words: torch.Tensor, width: int) -> torch.Tensor:
+    """Bool voxels (..., W) of words (..., ceil(W / 64)), in plain torch."""
+    lanes = torch.arange(WORD_BITS, device=words.device)
+    return ((words[..., None] >> lanes) & 1).bool().flatten(-2)[..., :width]

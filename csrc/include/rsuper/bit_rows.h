@@ -73,26 +73,6 @@ inline void unpack_row(const Word* row, std::uint8_t* voxels, std::int64_t width
   for_each_word(width, [&](std::int64_t x, std::int64_t count) { unpack_word(row[x / kWordBits], voxels + x, count); });
 }
 
-// In place: every voxel spreads to the voxels `step` before and after it; 0 < step < 64.
-inline void spread_row(Word* row, std::int64_t words, std::int64_t step, Word last_mask) {
-  Word before = 0;
-  for (std::int64_t w = 0; w < words; ++w) {
-    const Word here = row[w];
-    const Word after = w + 1 < words ? row[w + 1] : Word{0};
-    const Word up = here << step | before >> (kWordBits - step);
-    const Word down = here >> step | after << (kWordBits - step);
-    row[w] = here | up | down;
-    before = here;
-  }
-  row[words - 1] &= last_mask;
-}
-
-inline bool any_bit(const Word* row, std::int64_t words) {
-  Word all = 0;
-  for (std::int64_t w = 0; w < words; ++w) all |= row[w];
-  return all != 0;
-}
-
 RSUPER_MULTIVERSION
 inline void or_words(Word* __restrict out, const Word* __restrict in, std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i) out[i] |= in[i];
