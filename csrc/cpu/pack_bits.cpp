@@ -10,7 +10,7 @@ namespace {
 using Ids = std::vector<std::int64_t>;
 
 template <typename T>
-inline std::uint8_t is_inside(T value) {
+RSUPER_INLINE std::uint8_t is_inside(T value) {
   return value != 0;
 }
 
@@ -18,15 +18,17 @@ inline std::uint8_t is_inside(T value) {
 struct Half {
   std::uint16_t bits;
 };
-inline std::uint8_t is_inside(Half half) { return (half.bits & 0x7fffu) != 0; }
+RSUPER_INLINE std::uint8_t is_inside(Half half) { return (half.bits & 0x7fffu) != 0; }
 
 template <typename T>
-inline void nonzero_words(const T* row, std::int64_t width, Word* words) {
-  for_each_word(width, [&](std::int64_t x, std::int64_t count) {
+RSUPER_INLINE void nonzero_words(const T* row, std::int64_t width, Word* words) {
+  std::int64_t x = 0;
+  for (; x + kWordBits <= width; x += kWordBits) {
     std::uint8_t bytes[kWordBits];
-    for (std::int64_t i = 0; i < count; ++i) bytes[i] = is_inside(row[x + i]);
-    words[x / kWordBits] |= pack_word(bytes, count);
-  });
+    for (int i = 0; i < kWordBits; ++i) bytes[i] = is_inside(row[x + i]);
+    words[x / kWordBits] |= pack_word(bytes, kWordBits);
+  }
+  for (; x < width; ++x) words[x / kWordBits] |= Word{is_inside(row[x])} << x % kWordBits;
 }
 
 // One function per type, since templates cannot be multiversioned.
@@ -50,21 +52,25 @@ void add_row(const Array& row, std::int64_t width, Word* words) {
     case Type::i16: nonzero_words(row.as<std::int16_t>(), width, words); break;
     case Type::i32: nonzero_words(row.as<std::int32_t>(), width, words); break;
     case Type::i64: nonzero_words(row.as<std::int64_t>(), width, words); break;
+    case Type::bits: break;  // packed already
   }
 }
 
 // The ids that a label of type T can hold: others match nothing.
 template <typename T>
-inline void member_words(const T* row, std::int64_t width, const Ids& ids, Word* words) {
-  for_each_word(width, [&](std::int64_t x, std::int64_t count) {
-    std::uint8_t bytes[kWordBits] = {};
-    for (const std::int64_t id : ids) {
-      const auto held = static_cast<T>(id);
-      if (held != id) continue;
-      for (std::int64_t i = 0; i < count; ++i) bytes[i] |= row[x + i] == held;
+RSUPER_INLINE void member_words(const T* row, std::int64_t width, const Ids& ids, Word* words) {
+  std::fill(words, words + words_per_row(width), Word{0});
+  for (const std::int64_t id : ids) {
+    const auto held = static_cast<T>(id);
+    if (held != id) continue;
+    std::int64_t x = 0;
+    for (; x + kWordBits <= width; x += kWordBits) {
+      std::uint8_t bytes[kWordBits];
+      for (int i = 0; i < kWordBits; ++i) bytes[i] = row[x + i] == held;
+      words[x / kWordBits] |= pack_word(bytes, kWordBits);
     }
-    words[x / kWordBits] = pack_word(bytes, count);
-  });
+    for (; x < width; ++x) words[x / kWordBits] |= Word{row[x] == held} << x % kWordBits;
+  }
 }
 
 RSUPER_MULTIVERSION void mark_bytes(const std::uint8_t* row, std::int64_t width, const Ids& ids, Word* words) {

@@ -27,7 +27,7 @@ inline Word last_word_mask(std::int64_t width) {
 }
 
 // Eight bytes -> eight bits, bit i set where byte i is not zero.
-inline Word pack_bytes(Word bytes) {
+RSUPER_INLINE Word pack_bytes(Word bytes) {
   constexpr Word low7 = 0x7f * kLowBits;
   const Word nonzero = (((bytes & low7) + low7) | bytes) >> 7 & kLowBits;
   return nonzero * 0x0102040810204080 >> 56;  // the product gathers bit 8i at bit 56 + i, without carries
@@ -48,7 +48,7 @@ inline void for_each_word(std::int64_t width, const Body& body) {
   if (x < width) body(x, width - x);
 }
 
-inline Word pack_word(const std::uint8_t* voxels, std::int64_t count) {
+RSUPER_INLINE Word pack_word(const std::uint8_t* voxels, std::int64_t count) {
   Word word = 0;
   for (std::int64_t x = 0; x < count; x += 8) {
     Word bytes = 0;
@@ -63,10 +63,6 @@ inline void unpack_word(Word word, std::uint8_t* voxels, std::int64_t count) {
     const Word bytes = unpack_bits(word >> x);
     std::memcpy(voxels + x, &bytes, count - x < 8 ? count - x : 8);
   }
-}
-
-inline void pack_row(const std::uint8_t* voxels, Word* row, std::int64_t width) {
-  for_each_word(width, [&](std::int64_t x, std::int64_t count) { row[x / kWordBits] = pack_word(voxels + x, count); });
 }
 
 inline void unpack_row(const Word* row, std::uint8_t* voxels, std::int64_t width) {

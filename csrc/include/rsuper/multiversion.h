@@ -13,3 +13,12 @@
 #else
 #define RSUPER_MULTIVERSION
 #endif
+
+// What multiversioned functions call has to become a part of each version.
+#if defined(__GNUC__)
+#define RSUPER_INLINE inline __attribute__((always_inline))
+#elif defined(_MSC_VER)
+#define RSUPER_INLINE __forceinline
+#else
+#define RSUPER_INLINE inline
+#endif
