@@ -26,11 +26,9 @@ inline Word last_word_mask(std::int64_t width) {
   return used == 0 ? ~Word{0} : (Word{1} << used) - 1;
 }
 
-// Eight bytes -> eight bits, bit i set where byte i is not zero.
+// Eight bytes of 0 or 1 -> eight bits.
 RSUPER_INLINE Word pack_bytes(Word bytes) {
-  constexpr Word low7 = 0x7f * kLowBits;
-  const Word nonzero = (((bytes & low7) + low7) | bytes) >> 7 & kLowBits;
-  return nonzero * 0x0102040810204080 >> 56;  // the product gathers bit 8i at bit 56 + i, without carries
+  return bytes * 0x0102040810204080 >> 56;  // the product gathers bit 8i at bit 56 + i, without carries
 }
 
 // Eight bits -> eight bytes of 0 or 1.
@@ -48,11 +46,12 @@ inline void for_each_word(std::int64_t width, const Body& body) {
   if (x < width) body(x, width - x);
 }
 
-RSUPER_INLINE Word pack_word(const std::uint8_t* voxels, std::int64_t count) {
+// 64 voxels of 0 or 1.
+RSUPER_INLINE Word pack_word(const std::uint8_t* voxels) {
   Word word = 0;
-  for (std::int64_t x = 0; x < count; x += 8) {
-    Word bytes = 0;
-    std::memcpy(&bytes, voxels + x, count - x < 8 ? count - x : 8);
+  for (int x = 0; x < kWordBits; x += 8) {
+    Word bytes;
+    std::memcpy(&bytes, voxels + x, sizeof bytes);
     word |= pack_bytes(bytes) << x;
   }
   return word;
