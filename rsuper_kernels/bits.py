@@ -63,6 +63,17 @@ class BitMasks:
         """The voxels that are not in `other`."""
         return BitMasks(self.words & ~other.words, self.width)
 
+    def union(self) -> BitMasks:
+        """All masks in one, (1, D, H, W)."""
+        union = torch.zeros_like(self.words[:1])
+        for words in self.words:
+            union |= words
+        return BitMasks(union, self.width)
+
+    def unpack(self) -> torch.Tensor:
+        """Bool (N, D, H, W)."""
+        return unpack(self.words, self.width)
+
     def any(self) -> torch.Tensor:
         """Which masks hold a voxel, bool (N,)."""
         return (self.words != 0).flatten(1).any(1)
@@ -75,12 +86,12 @@ def words_per_row(width: int) -> int:
 
 def pack(inside: torch.Tensor) -> torch.Tensor:
     """Words (..., ceil(W / 64)) of bool voxels (..., W), in plain torch; ops/pack_bits is faster."""
-    lanes = F.pad(inside, (0, -inside.shape[-1] % WORD_BITS)).unflatten(-1, (-1, WORD_BITS)).long()
-    # bits are apart, so their sum is their union; the last one makes the word negative
-    return (lanes << torch.arange(WORD_BITS, device=inside.device)).sum(-1)
+    bits = F.pad(inside, (0, -inside.shape[-1] % WORD_BITS)).unflatten(-1, (-1, 8)).to(torch.uint8)
+    # bits are apart, so their sum is their union; eight bytes are a word, the lowest first
+    return (bits << torch.arange(8, dtype=torch.uint8, device=bits.device)).sum(-1, dtype=torch.uint8).view(torch.int64)
 
 
 def unpack(words: torch.Tensor, width: int) -> torch.Tensor:
     """Bool voxels (..., W) of words (..., ceil(W / 64)), in plain torch."""
-    lanes = torch.arange(WORD_BITS, device=words.device)
-    return ((words[..., None] >> lanes) & 1).bool().flatten(-2)[..., :width]
+    lanes = torch.arange(8, dtype=torch.uint8, device=words.device)
+    return (words.contiguous().view(torch.uint8)[..., None] >> lanes & 1).bool().flatten(-2)[..., :width]
