@@ -93,6 +93,14 @@ inline bool any_bit(const Word* row, std::int64_t words) {
   return all != 0;
 }
 
+inline std::int64_t count_bits(Word word) {
+  word -= word >> 1 & 0x5555555555555555;
+  word = (word & 0x3333333333333333) + (word >> 2 & 0x3333333333333333);
+  return static_cast<std::int64_t>(((word + (word >> 4)) & 0x0f0f0f0f0f0f0f0f) * kLowBits >> 56);
+}
+
+inline bool bit_at(const Word* row, std::int64_t x) { return row[x / kWordBits] >> x % kWordBits & 1; }
+
 RSUPER_MULTIVERSION
 inline void or_words(Word* __restrict out, const Word* __restrict in, std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i) out[i] |= in[i];
