@@ -11,6 +11,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -20,6 +21,7 @@
 #include "rsuper/dilate.h"
 #include "rsuper/masked_bce_dice.h"
 #include "rsuper/pack_bits.h"
+#include "rsuper/place_balls.h"
 #include "rsuper/recycled.h"
 #include "rsuper/region_sums.h"
 
@@ -138,7 +140,7 @@ void ball_select(std::uintptr_t probability, std::uintptr_t available, std::int6
                  std::uintptr_t masks) {
   rsuper::ball_select(
       pointer<const float>(probability), pointer<const std::uint8_t>(available), {d, h, w},
-      {centre, squared_radii, needed, counts, {steps[0], steps[1], steps[2]}, outside_competes},
+      {centre, squared_radii, needed, counts, {steps[0], steps[1], steps[2]}}, outside_competes,
       pointer<std::uint8_t>(masks));
 }
 
@@ -152,6 +154,39 @@ void rank_weights(std::uintptr_t probability, std::uintptr_t mask, std::int64_t 
 py::array_t<std::uint8_t> recycled(std::int64_t bytes) {
   void* memory = rsuper::acquire(bytes);
   return py::array_t<std::uint8_t>(bytes, static_cast<std::uint8_t*>(memory), py::capsule(memory, rsuper::release));
+}
+
+// Plane n has words, weights and a limit of its own; weights are rows of `stride`.
+void foreground_weights(const TypedAddress& logits, const std::array<std::int64_t, 3>& volume, std::uintptr_t words,
+                        const Integers& planes, double concentration, bool sigmoid, std::uintptr_t weights,
+                        std::int64_t stride) {
+  const rsuper::Grid grid{volume[0], volume[1], volume[2]};
+  for (std::size_t n = 0; n < planes.size(); ++n)
+    rsuper::foreground_weights(
+        {array(logits).from(planes[n] * grid.voxels()), sigmoid, grid,
+         pointer<const rsuper::Word>(words) + n * grid.rows() * rsuper::words_per_row(grid.w)},
+        concentration, stride, pointer<float>(weights) + n * stride);
+}
+
+// mask, address and number of runs, falloff, squared radii, needed, counts
+using Tumour = std::tuple<std::int64_t, std::uintptr_t, std::int64_t, double, std::vector<double>, std::int64_t, Integers>;
+
+void place_balls(const TypedAddress& logits, const std::array<std::int64_t, 3>& volume, std::uintptr_t masks,
+                 const Integers& planes, const std::vector<std::vector<Tumour>>& tumours,
+                 const std::array<double, 3>& steps, bool sigmoid, std::uintptr_t unions, std::uintptr_t bodies,
+                 int threads) {
+  rsuper::Planes work{array(logits), sigmoid, {volume[0], volume[1], volume[2]}, pointer<const rsuper::Word>(masks),
+                      planes, {}};
+  for (const std::vector<Tumour>& plane : tumours) {
+    work.tumours.emplace_back();
+    for (const auto& [mask, runs, run_count, falloff, squared_radii, needed, counts] : plane) {
+      const auto* first = pointer<const std::int32_t>(runs);
+      work.tumours.back().push_back({mask,
+                                     {{first, first + 3 * run_count}, {steps[0], steps[1], steps[2]}, falloff, 1.0},
+                                     {-1, squared_radii, needed, counts, {steps[0], steps[1], steps[2]}}});
+    }
+  }
+  rsuper::place_balls(work, pointer<rsuper::Word>(unions), pointer<rsuper::Word>(bodies), threads);
 }
 
 bool openmp() {
@@ -174,10 +209,12 @@ PYBIND11_MODULE(_C, m) {
   m.def("bce_dice_term", &bce_dice_term);
   m.def("dilate", &dilate, py::arg("src_ptr"), py::arg("dst_ptr"), py::arg("n"), py::arg("d"), py::arg("h"),
         py::arg("w"), py::arg("runs_ptr"), py::arg("pass_lengths"), py::arg("threads"), without_gil);
+  m.def("foreground_weights", &foreground_weights, without_gil);
   m.def("give_back", &rsuper::give_back, "Free the memory that is kept for the next gradients.");
   m.def("openmp", &openmp, "Whether the module was built with OpenMP.");
   m.def("pack_labels", &pack_labels, without_gil);
   m.def("pack_masks", &pack_masks, without_gil);
+  m.def("place_balls", &place_balls, without_gil);
   m.def("rank_weights", &rank_weights, without_gil);
   m.def("recycled", &recycled);
   m.def("region_term", &region_term);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The most probable voxels of a ball. A voxel is one 64-bit key, its probability above and its index, inverted, below:
-// keys differ, and the order of keys is the order of selection, ties included.
+// The most probable voxels of a ball. Its rows are read three times, cheaper than to keep them: for a histogram of the
+// probabilities, for the keys in those bins where selections end, and to mark what is not below the last key selected.
 #include "rsuper/ball_select.h"
 
 #include <algorithm>
@@ -8,126 +8,201 @@
 #include <cstring>
 #include <functional>
 
-#include "rsuper/logistic.h"
+#include "rsuper/voxel_keys.h"
 
 namespace rsuper {
 namespace {
 
-using Key = std::uint64_t;
+constexpr int kBinShift = 32 + 17;  // a bin for each 6 bits of mantissa
+constexpr std::int64_t kBins = std::int64_t{1} << 14;
+constexpr Key kNone = ~Key{0};
 
-// Probabilities are not negative, so their bits are in their order. A plane has fewer than 2^32 voxels.
-Key key_of(float probability, std::int64_t index) {
-  return static_cast<Key>(bit_cast<std::uint32_t>(probability + 0.0f)) << 32 | (0xffffffffu - static_cast<Key>(index));
-}
+std::int64_t bin_of(Key key) { return key >> kBinShift & (kBins - 1); }
 
-std::int64_t index_of(Key key) { return 0xffffffffu - (key & 0xffffffffu); }
+struct Ball {
+  const MaskedField& field;
+  const double* steps;
+  double limit;  // mm2
+  std::int64_t z, y, x;
 
-struct Span {
-  std::int64_t first, last;
+  Ball(const MaskedField& field, const Selection& selection, double limit)
+      : field(field), steps(selection.steps), limit(limit), z(selection.centre / field.grid().w / field.grid().h),
+        y(selection.centre / field.grid().w % field.grid().h), x(selection.centre % field.grid().w) {}
+
+  double squared(std::int64_t offset, int axis) const { return offset * steps[axis] * (offset * steps[axis]); }
+
+  // Offsets along an axis of which the ball, at a squared distance `aside`, has voxels; -1 for none.
+  std::int64_t reach(double aside, int axis) const {
+    if (aside > limit) return -1;
+    auto offset = static_cast<std::int64_t>(std::sqrt(limit - aside) / steps[axis]);
+    while (aside + squared(offset, axis) > limit) --offset;
+    while (aside + squared(offset + 1, axis) <= limit) ++offset;
+    return offset;
+  }
+
+  // Of the ball and the box that holds what is available.
+  Box box() const {
+    const std::int64_t rz = reach(0, 0), ry = reach(0, 1), rx = reach(0, 2);
+    return intersection({z - rz, y - ry, x - rx, z + rz + 1, y + ry + 1, x + rx + 1}, field.extent());
+  }
+
+  // Calls body(z, y, first, last) for each row of the box.
+  template <typename Body>
+  void for_each_row(const Body& body) const {
+    const Box held = box();
+    for (std::int64_t row_z = held.z0; row_z < held.z1; ++row_z)
+      for (std::int64_t row_y = held.y0; row_y < held.y1; ++row_y) {
+        const std::int64_t width = reach(squared(row_z - z, 0) + squared(row_y - y, 1), 2);
+        const std::int64_t first = std::max(x - width, held.x0), last = std::min(x + width + 1, held.x1);
+        if (first < last) body(row_z, row_y, first, last);
+      }
+  }
 };
 
-// Indices along an axis within sqrt(limit) of the centre.
-Span reach(std::int64_t centre, std::int64_t size, double step, double limit) {
-  Span span{centre, centre};
-  const auto inside = [&](std::int64_t i) { return (i - centre) * step * ((i - centre) * step) <= limit; };
-  while (span.first > 0 && inside(span.first - 1)) --span.first;
-  while (span.last < size - 1 && inside(span.last + 1)) ++span.last;
-  return span;
+// The bits of a row's word from voxel `first` to before `last`.
+Word clipped(const Word* row, std::int64_t word, std::int64_t first, std::int64_t last) {
+  Word bits = row[word];
+  const std::int64_t start = word * kWordBits;
+  if (first > start) bits &= ~Word{0} << (first - start);
+  if (last < start + kWordBits) bits &= (Word{1} << (last - start)) - 1;
+  return bits;
 }
 
-// Calls body(index) for every available voxel within the ball, by rising index.
+std::int64_t voxels_in(const Ball& ball) {
+  std::int64_t count = 0;
+  ball.for_each_row([&](std::int64_t z, std::int64_t y, std::int64_t first, std::int64_t last) {
+    const Word* row = ball.field.bits(z, y);
+    for (std::int64_t word = first / kWordBits; word * kWordBits < last; ++word)
+      count += count_bits(clipped(row, word, first, last));
+  });
+  return count;
+}
+
+Ball grown_ball(const MaskedField& field, const Selection& selection) {
+  const std::vector<double>& radii = selection.squared_radii;
+  // nothing is gained by growing where no ball can hold enough
+  std::size_t i = selection.needed > field.available() ? radii.size() - 1 : 0;
+  while (i + 1 < radii.size() && voxels_in(Ball(field, selection, radii[i])) < selection.needed) ++i;
+  return Ball(field, selection, radii[i]);
+}
+
+// Calls body(index, bits, values) for each kLanes voxels of the ball of which some are available: linear index of the
+// first, bits, and probabilities.
 template <typename Body>
-void for_each_in_ball(const std::uint8_t* available, const Grid& grid, std::int64_t centre, const double* steps,
-                      double limit, const Body& body) {
-  const std::int64_t cz = centre / (grid.h * grid.w), cy = centre / grid.w % grid.h, cx = centre % grid.w;
-  const Span zs = reach(cz, grid.d, steps[0], limit), ys = reach(cy, grid.h, steps[1], limit);
-  for (std::int64_t z = zs.first; z <= zs.last; ++z)
-    for (std::int64_t y = ys.first; y <= ys.last; ++y) {
-      const double dz = (z - cz) * steps[0], dy = (y - cy) * steps[1];
-      for (std::int64_t x = 0; x < grid.w; ++x) {
-        const double dx = (x - cx) * steps[2];
-        const std::int64_t index = (z * grid.h + y) * grid.w + x;
-        if (dz * dz + dy * dy + dx * dx <= limit && available[index]) body(index);
-      }
+void for_each_piece(const Ball& ball, const Body& body) {
+  std::vector<float> values(ball.field.grid().w + 2 * kLanes);
+  ball.for_each_row([&](std::int64_t z, std::int64_t y, std::int64_t first, std::int64_t last) {
+    const std::int64_t start = first / kLanes * kLanes, end = (last + kLanes - 1) / kLanes * kLanes;
+    if (!ball.field.read(z, y, start, end - start, values.data())) return;
+    const Word* row = ball.field.bits(z, y);
+    for (std::int64_t x = start; x < end; x += kLanes) {
+      const Word bits = clipped(row, x / kWordBits, first, last) >> x % kWordBits & kPieceMask;
+      if (bits != 0) body(ball.field.index(z, y, x), bits, values.data() + (x - start));
     }
+  });
 }
 
-std::vector<std::int64_t> grown_ball(const std::uint8_t* available, const Grid& grid, const Selection& selection) {
-  std::vector<std::int64_t> ball;
-  for (const double limit : selection.squared_radii) {
-    ball.clear();
-    for_each_in_ball(available, grid, selection.centre, selection.steps, limit,
-                     [&](std::int64_t index) { ball.push_back(index); });
-    if (static_cast<std::int64_t>(ball.size()) >= selection.needed) break;
-  }
-  return ball;
+template <typename Body>
+inline void for_each_bit(Word bits, const Body& body) {
+  for (int i = 0; bits != 0; ++i, bits >>= 1)
+    if (bits & 1) body(i);
 }
 
-// Marks the `count` highest of `keys`, which it reorders.
-void mark_highest(std::vector<Key>& keys, std::int64_t count, std::uint8_t* mask) {
-  count = std::min<std::int64_t>(count, keys.size());
-  if (count < static_cast<std::int64_t>(keys.size()))
-    std::nth_element(keys.begin(), keys.begin() + count, keys.end(), std::greater<Key>());
-  for (std::int64_t i = 0; i < count; ++i) mask[index_of(keys[i])] = 1;
+// Where the `count` highest keys of the histogram end: their last bin, and how many of that bin are among them.
+struct End {
+  std::int64_t bin, rank;
+};
+
+End end_of(const std::vector<std::uint32_t>& histogram, std::int64_t highest, std::int64_t count) {
+  std::int64_t bin = highest;
+  while (count > histogram[bin]) count -= histogram[bin--];
+  return {bin, count};
 }
 
-// As mark_highest, where all voxels of the patch compete, those outside the ball with probability 0.
-void mark_highest_of_patch(std::vector<Key>& keys, const std::uint8_t* ball, std::int64_t voxels, std::int64_t count,
-                           std::uint8_t* mask) {
-  const auto zeros = std::partition(keys.begin(), keys.end(), [](Key key) { return key >> 32 != 0; });
-  const std::int64_t positive = zeros - keys.begin();
-  if (count <= positive) {
-    std::vector<Key> above(keys.begin(), zeros);
-    mark_highest(above, count, mask);
-    return;
+// For each count the lowest key that is selected.
+std::vector<Key> thresholds(const Ball& ball, const std::vector<std::int64_t>& counts) {
+  std::vector<std::uint32_t> histogram(kBins);
+  std::int64_t highest = 0, total = 0;
+  for_each_piece(ball, [&](std::int64_t, Word bits, const float* values) {
+    for_each_bit(bits, [&](int i) {
+      const std::int64_t bin = bin_of(key_of(values[i], 0));
+      ++histogram[bin];
+      highest = std::max(highest, bin);
+      ++total;
+    });
+  });
+  std::vector<End> ends;
+  std::vector<std::uint8_t> wanted(kBins);
+  for (const std::int64_t count : counts) {
+    ends.push_back(count > 0 && count < total ? end_of(histogram, highest, count) : End{-1, count});
+    if (ends.back().bin >= 0) wanted[ends.back().bin] = 1;
   }
-  for (auto key = keys.begin(); key != zeros; ++key) mask[index_of(*key)] = 1;
-  // the rest are zeros by rising index, of which only those in the ball remain
-  std::int64_t left = count - positive;
-  for (std::int64_t index = 0; index < voxels && left > 0; ++index) {
-    if (mask[index]) continue;
-    mask[index] = ball[index];
-    --left;
+  std::vector<Key> keys, out;
+  for_each_piece(ball, [&](std::int64_t index, Word bits, const float* values) {
+    for_each_bit(bits, [&](int i) {
+      const Key key = key_of(values[i], index + i);
+      if (wanted[bin_of(key)]) keys.push_back(key);
+    });
+  });
+  for (const End& end : ends) {
+    if (end.bin < 0) {
+      out.push_back(end.rank > 0 ? Key{0} : kNone);
+      continue;
+    }
+    const auto last = std::partition(keys.begin(), keys.end(), [&](Key key) { return bin_of(key) == end.bin; });
+    std::nth_element(keys.begin(), keys.begin() + (end.rank - 1), last, std::greater<Key>());
+    out.push_back(keys[end.rank - 1]);
   }
+  return out;
+}
+
+RSUPER_MULTIVERSION Word not_below(const float* values, std::int64_t index, Key threshold) {
+  std::uint8_t bytes[kLanes];
+  for (int i = 0; i < kLanes; ++i) bytes[i] = key_of(values[i], index + i) >= threshold;
+  return pack_word(bytes, kLanes);
 }
 
 }  // namespace
 
-void ball_select(const float* probability, const std::uint8_t* available, const Grid& grid, const Selection& selection,
-                 std::uint8_t* masks) {
-  const std::int64_t voxels = grid.voxels();
-  std::memset(masks, 0, voxels * (1 + selection.counts.size()));
-  if (selection.centre < 0) return;
-  std::vector<Key> keys;
-  for (const std::int64_t index : grown_ball(available, grid, selection)) {
-    masks[index] = 1;
-    keys.push_back(key_of(probability[index], index));
-  }
-  std::uint8_t* mask = masks + voxels;
-  for (const std::int64_t count : selection.counts) {
-    if (selection.outside_competes) {
-      mark_highest_of_patch(keys, masks, voxels, std::min(count, voxels), mask);
-    } else {
-      mark_highest(keys, count, mask);
-    }
-    mask += voxels;
-  }
+Box select_in_ball(const MaskedField& field, const Selection& selection, const std::vector<Word*>& masks) {
+  if (selection.centre < 0 || field.available() == 0) return {};
+  const Ball ball = grown_ball(field, selection);
+  const std::vector<Key> least = thresholds(ball, selection.counts);
+  const std::int64_t width = field.grid().w, row_words = words_per_row(width);
+  for_each_piece(ball, [&](std::int64_t index, Word bits, const float* values) {
+    const std::int64_t x = index % width, word = index / width * row_words + x / kWordBits;
+    if (masks[0] != nullptr) masks[0][word] |= bits << x % kWordBits;
+    for (std::size_t k = 0; k < least.size(); ++k)
+      masks[1 + k][word] |= (bits & not_below(values, index, least[k])) << x % kWordBits;
+  });
+  return ball.box();
 }
 
-void rank_weights(const float* probability, const std::uint8_t* mask, std::int64_t voxels, double concentration,
-                  float* weights) {
-  std::memset(weights, 0, voxels * sizeof(float));
-  std::vector<Key> keys;
-  for (std::int64_t index = 0; index < voxels; ++index)
-    if (mask[index]) keys.push_back(key_of(probability[index], index));
-  std::sort(keys.begin(), keys.end(), std::greater<Key>());
-  const double count = static_cast<double>(keys.size());
-  const double d = static_cast<float>(std::pow(1 - concentration, 1 / std::max(count, 1.0)));
-  std::vector<double> decay(keys.size());
-  double total = 0;
-  for (std::size_t rank = 0; rank < keys.size(); ++rank) total += decay[rank] = std::pow(d, static_cast<double>(rank));
-  for (std::size_t rank = 0; rank < keys.size(); ++rank)
-    weights[index_of(keys[rank])] = static_cast<float>(decay[rank] * count / total);
+void ball_select(const float* probability, const std::uint8_t* available, const Grid& grid, const Selection& selection,
+                 bool outside_competes, std::uint8_t* masks) {
+  const std::vector<Word> bits = packed(available, grid);
+  const MaskedField field({probability, Type::f32}, false, grid, bits.data());
+  std::vector<Word> words(bits.size() * (1 + selection.counts.size()));
+  std::vector<Word*> targets;
+  for (std::size_t k = 0; k <= selection.counts.size(); ++k) targets.push_back(words.data() + k * bits.size());
+  select_in_ball(field, selection, targets);
+  const std::int64_t row_words = words_per_row(grid.w), rows = grid.rows() * (1 + selection.counts.size());
+  for (std::int64_t row = 0; row < rows; ++row)
+    unpack_row(words.data() + row * row_words, masks + row * grid.w, grid.w);
+  if (!outside_competes) return;
+  std::int64_t positive = 0;
+  for (std::int64_t i = 0; i < grid.voxels(); ++i) positive += masks[i] && probability[i] > 0;
+  for (std::size_t k = 0; k < selection.counts.size(); ++k) {
+    // beyond the positive ones, zeros by rising index, of which only those in the ball remain
+    std::int64_t zeros = std::min(selection.counts[k], grid.voxels()) - positive;
+    if (zeros <= 0) continue;
+    std::uint8_t* mask = masks + (1 + k) * grid.voxels();
+    for (std::int64_t i = 0; i < grid.voxels(); ++i) {
+      const bool chosen = masks[i] && probability[i] > 0;
+      mask[i] = chosen || (zeros > 0 && masks[i]);
+      if (!chosen) --zeros;
+    }
+  }
 }
 
 }  // namespace rsuper

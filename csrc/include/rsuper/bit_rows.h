@@ -46,10 +46,10 @@ inline void for_each_word(std::int64_t width, const Body& body) {
   if (x < width) body(x, width - x);
 }
 
-// 64 voxels of 0 or 1.
-RSUPER_INLINE Word pack_word(const std::uint8_t* voxels) {
+// Voxels of 0 or 1, a multiple of eight of them.
+RSUPER_INLINE Word pack_word(const std::uint8_t* voxels, int count = kWordBits) {
   Word word = 0;
-  for (int x = 0; x < kWordBits; x += 8) {
+  for (int x = 0; x < count; x += 8) {
     Word bytes;
     std::memcpy(&bytes, voxels + x, sizeof bytes);
     word |= pack_bytes(bytes) << x;
@@ -67,6 +67,20 @@ inline void unpack_word(Word word, std::uint8_t* voxels, std::int64_t count) {
 inline void unpack_row(const Word* row, std::uint8_t* voxels, std::int64_t width) {
   for_each_word(width, [&](std::int64_t x, std::int64_t count) { unpack_word(row[x / kWordBits], voxels + x, count); });
 }
+
+inline bool any_bit(const Word* row, std::int64_t words) {
+  Word all = 0;
+  for (std::int64_t w = 0; w < words; ++w) all |= row[w];
+  return all != 0;
+}
+
+RSUPER_INLINE std::int64_t count_bits(Word word) {
+  word -= word >> 1 & 0x5555555555555555;
+  word = (word & 0x3333333333333333) + (word >> 2 & 0x3333333333333333);
+  return static_cast<std::int64_t>(((word + (word >> 4)) & 0x0f0f0f0f0f0f0f0f) * kLowBits >> 56);
+}
+
+inline bool bit_at(const Word* row, std::int64_t x) { return row[x / kWordBits] >> x % kWordBits & 1; }
 
 RSUPER_MULTIVERSION
 inline void or_words(Word* __restrict out, const Word* __restrict in, std::int64_t count) {

@@ -20,12 +20,6 @@ RSUPER_INLINE void expand_bits(Word word, float* out) {
   }
 }
 
-RSUPER_INLINE std::int64_t count_bits(Word word) {
-  word -= word >> 1 & 0x5555555555555555;
-  word = (word & 0x3333333333333333) + (word >> 2 & 0x3333333333333333);
-  return static_cast<std::int64_t>(((word + (word >> 4)) & 0x0f0f0f0f0f0f0f0f) * kLowBits >> 56);
-}
-
 // log(1 + q) for 0 <= q <= 15, exact in relative terms also for tiny q.
 RSUPER_INLINE float log1p_of_product(float q) {
   const float u = 1.0f + q;
