@@ -65,7 +65,7 @@ class BitMasks:
 
     def union(self) -> BitMasks:
         """All masks in one, (1, D, H, W)."""
-        union = torch.zeros_like(self.words[:1])
+        union = self.words.new_zeros(1, *self.words.shape[1:])
         for words in self.words:
             union |= words
         return BitMasks(union, self.width)
@@ -86,12 +86,14 @@ def words_per_row(width: int) -> int:
 
 def pack(inside: torch.Tensor) -> torch.Tensor:
     """Words (..., ceil(W / 64)) of bool voxels (..., W), in plain torch; ops/pack_bits is faster."""
-    bits = F.pad(inside, (0, -inside.shape[-1] % WORD_BITS)).unflatten(-1, (-1, 8)).to(torch.uint8)
-    # bits are apart, so their sum is their union; eight bytes are a word, the lowest first
-    return (bits << torch.arange(8, dtype=torch.uint8, device=bits.device)).sum(-1, dtype=torch.uint8).view(torch.int64)
+    bits = F.pad(inside, (0, -inside.shape[-1] % WORD_BITS)).unflatten(-1, (-1, 8, 8)).to(torch.uint8)
+    # bits, and bytes, are apart, so their sum is their union
+    bytes_ = (bits << torch.arange(8, dtype=torch.uint8, device=bits.device)).sum(-1, dtype=torch.uint8)
+    return (bytes_.long() << torch.arange(0, WORD_BITS, 8, device=bits.device)).sum(-1)
 
 
 def unpack(words: torch.Tensor, width: int) -> torch.Tensor:
     """Bool voxels (..., W) of words (..., ceil(W / 64)), in plain torch."""
-    lanes = torch.arange(8, dtype=torch.uint8, device=words.device)
-    return (words.contiguous().view(torch.uint8)[..., None] >> lanes & 1).bool().flatten(-2)[..., :width]
+    bytes_ = (words[..., None] >> torch.arange(0, WORD_BITS, 8, device=words.device) & 255).to(torch.uint8)
+    bits = bytes_[..., None] >> torch.arange(8, dtype=torch.uint8, device=words.device) & 1
+    return bits.bool().flatten(-3)[..., :width]

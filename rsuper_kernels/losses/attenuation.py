@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rsuper_kernels.checks import check_choice, check_shape
+from rsuper_kernels.checks import check_choice, check_device, check_shape
 from rsuper_kernels.findings import FindingGroup, Findings
 from rsuper_kernels.losses.ball import BallTargets
 from rsuper_kernels.losses.regions import ReportRegions, check_inputs
@@ -150,6 +150,8 @@ def ct_volumes(ct: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     if ct.ndim == 5:
         check_shape("ct", ct, (logits.shape[0], 1, *logits.shape[2:]), "(B, 1, D, H, W)")
         ct = ct[:, 0]
+    check_shape("ct", ct, (logits.shape[0], *logits.shape[2:]), "(B, D, H, W)")
+    check_device("ct", ct, "logits", logits)
     return ct.detach()
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from rsuper_kernels.bits import BitMasks
-from rsuper_kernels.checks import check_device, check_finite, check_float, check_ndim, check_shape
+from rsuper_kernels.checks import check_device, check_finite, check_float, check_integer, check_ndim, check_shape
 from rsuper_kernels.findings import FindingGroup, Findings
 from rsuper_kernels.geometry import UNIT_SPACING, Element, Spacing, as_spacing, ball_element, cascade_element
 from rsuper_kernels.ops.dilate import dilate
@@ -46,21 +46,30 @@ def group_regions(
 ) -> BitMasks:
     """The regions S of all groups: from a label map, from masks, or whole patches."""
     volume, groups = tuple(logits.shape[2:]), findings.groups
+    if regions is not None:
+        _check_regions(regions, logits)
     for g, group in enumerate(groups):
-        _check_region(f"groups[{g}] (sample {group.sample}, {findings.channel_name(int(group.channel))})", group, regions)
+        where = f"groups[{g}] (sample {group.sample}, {findings.channel_name(int(group.channel))})"
+        _check_region(where, group, regions)
     if regions is None:
         return BitMasks.full(len(groups), volume, logits.device)
-    check_device("regions", regions, "logits", logits)
     if regions.ndim == 5:
-        check_shape("regions", regions, tuple(logits.shape), "masks (B, C, D, H, W)")
         planes = [[group.sample * logits.shape[1] + int(group.channel)] for group in groups]
         return pack_masks(regions.flatten(0, 1), planes, impl=impl)
-    check_shape("regions", regions, (logits.shape[0], *volume), "a label map (B, D, H, W)")
     masks = pack_labels(regions, [group.sample for group in groups], [group.label_ids for group in groups], impl=impl)
     whole = [g for g, group in enumerate(groups) if group.region is None]
     if whole:
         masks.words[whole] = BitMasks.full(1, volume, logits.device).words
     return masks
+
+
+def _check_regions(regions: torch.Tensor, logits: torch.Tensor) -> None:
+    check_device("regions", regions, "logits", logits)
+    if regions.ndim == 5:
+        check_shape("regions", regions, tuple(logits.shape), "masks (B, C, D, H, W)")
+    else:
+        check_shape("regions", regions, (logits.shape[0], *logits.shape[2:]), "a label map (B, D, H, W)")
+        check_integer("regions", regions)
 
 
 def _check_region(where: str, group: FindingGroup, regions: torch.Tensor | None) -> None:

@@ -17,7 +17,7 @@ from rsuper_kernels.recipes import Recipe, get_recipe
 
 
 def volume_curve(
-    predicted: torch.Tensor, reported: torch.Tensor, tolerance: float = 0.1, smoothing: float = 500.0
+    predicted: torch.Tensor, reported: torch.Tensor, tolerance: float | torch.Tensor = 0.1, smoothing: float = 500.0
 ) -> torch.Tensor:
     """Loss of a predicted volume P against a reported volume Y, both in mm3, elementwise.
 
@@ -91,15 +91,13 @@ def volume_from_sums(
     """The volume loss of `groups`, given the sums (G,) of their `volume_term`."""
     members = [findings.groups[g] for g in groups]
     predicted = sums * voxel_volume(where.spacing)
-    reported = predicted.new_tensor([member.volume for member in members])
-    closed = volume_curve(predicted, reported, recipe.tolerance, recipe.smoothing)
+    table = [(member.volume, _least_volume(member, recipe), member.open_ended) for member in members]
+    reported, least, open_ended = predicted.new_tensor(table).view(-1, 3).unbind(1)
     # of unknown size or count: only volumes that no such tumours can have are pulled to the nearer bound
-    least = predicted.new_tensor([_least_volume(member, recipe) for member in members])
     bound = predicted.detach().clamp(max=UNKNOWN_VOLUMES[1]).maximum(least)
-    ranged = volume_curve(predicted, bound, 0.0, recipe.smoothing)
-    open_ended = torch.tensor([member.open_ended for member in members], dtype=torch.bool, device=logits.device)
+    target, tolerance = torch.where(open_ended > 0, bound, reported), recipe.tolerance * (1 - open_ended)
     present = where.rows(groups)[1].any()
-    losses = torch.where(open_ended, ranged, closed) * present
+    losses = volume_curve(predicted, target, tolerance, recipe.smoothing) * present
     if recipe.volume_mean == "channels":
         return losses.sum() / (findings.batch_size * max(len(findings.lesion_channels or ()), 1))
     return losses.sum() / present.sum().clamp(min=1)

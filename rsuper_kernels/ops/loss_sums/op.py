@@ -135,7 +135,8 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> N
 def _backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
     logits, *tensors = ctx.saved_tensors
     grad_logits = _loss_sums_backward(grad, logits, tensors, *ctx.tables)
-    return (grad_logits, [None] * len(tensors)) + (None,) * len(ctx.tables)
+    # torch takes an empty list for a list of tensors, which wants a list back
+    return (grad_logits, [None] * len(tensors), *([] if table == [] else None for table in ctx.tables))
 
 
 _loss_sums.register_autograd(_backward, setup_context=_setup_context)
