@@ -71,6 +71,13 @@ def bits(words: torch.Tensor) -> tuple[int, int]:
     return words.data_ptr(), _BITS
 
 
+def holds_binary(tensor: torch.Tensor) -> bool:
+    """Whether a tensor on the CPU is known to hold 0 and 1 only; False says nothing where there is no compiled module."""
+    if not available()[0] or tensor.dtype not in _TYPES or not tensor.is_contiguous():
+        return False
+    return bool(module().holds_binary(address(tensor), tensor.numel(), threads()))
+
+
 def gradient_like(tensor: torch.Tensor) -> torch.Tensor:
     """An uninitialised contiguous tensor for a gradient of `tensor`, in memory that an earlier gradient left.
 
