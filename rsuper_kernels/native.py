@@ -72,7 +72,7 @@ def bits(words: torch.Tensor) -> tuple[int, int]:
 
 
 def holds_binary(tensor: torch.Tensor) -> bool:
-    """Whether a tensor on the CPU is known to hold 0 and 1 only; False says nothing where there is no compiled module."""
+    """Whether a tensor on the CPU is known to hold 0 and 1 only; without the compiled module nothing is known."""
     if not available()[0] or tensor.dtype not in _TYPES or not tensor.is_contiguous():
         return False
     return bool(module().holds_binary(address(tensor), tensor.numel(), threads()))
@@ -101,9 +101,7 @@ def sums_backward(grad: torch.Tensor, logits: torch.Tensor, terms: Sequence[Any]
     """The gradient of readable logits (B, C, D, H, W), in their dtype."""
     out, grad = gradient_like(logits), grad.float().contiguous()
     planes, shape = logits.shape[0] * logits.shape[1], tuple(logits.shape[2:])
-    module().sums_backward(
-        address(logits), planes, shape, list(terms), grad.data_ptr(), out.data_ptr(), threads()
-    )
+    module().sums_backward(address(logits), planes, shape, list(terms), grad.data_ptr(), out.data_ptr(), threads())
     return out
 
 

@@ -63,9 +63,13 @@ class Head:
     channels: list[int]
     activation: str = "sigmoid"
 
+    def planes(self, planes: Sequence[tuple[int, int]]) -> torch.Tensor:
+        """Detached logits (P, H, W, D) of some planes (sample, lesion type)."""
+        return self.logits.detach()[[b for b, _ in planes], [self.channels[c] for _, c in planes]]
+
     def probability(self, planes: Sequence[tuple[int, int]]) -> torch.Tensor:
         """Detached probabilities (P, H, W, D) of some planes (sample, lesion type)."""
-        chosen = self.logits.detach()[[b for b, _ in planes], [self.channels[c] for _, c in planes]]
+        chosen = self.planes(planes)
         chosen = chosen.to(accumulation_dtype(chosen))
         return chosen.sigmoid() if self.activation == "sigmoid" else chosen
 
@@ -234,8 +238,9 @@ def ball_loss(
     masks = {"chosen_segment_mask": chosen_segment_mask, "labels": labels, "unk_voxels": unk_voxels}
     _check_arrays(out, masks)
     planes = LesionPlanes.of(_as_many_names(classes, out))
-    packed = [planes.pack(mask) for mask in masks.values()]
-    batch = ball_batch(planes, *packed, tumor_volumes, tumor_diameters, subseg_dilation, unk_dilation)
+    segment, lesions, unknown = (planes.pack(mask) for mask in masks.values())
+    reported = (tumor_volumes, tumor_diameters)
+    batch = ball_batch(planes, segment, lesions, unknown, *reported, subseg_dilation, unk_dilation)
     head = Head(*planes.logits(out), "sigmoid" if sigmoid else "identity")
     rule = BallRule(diameter_margin, volume_margin, gaussian, gaussian_std)
     concentration = gwrp_concentration if gwrp and not standard_ce else None
@@ -292,9 +297,7 @@ def _concatenated(first: BitMasks, second: BitMasks) -> BitMasks:
     return BitMasks(torch.cat([first.words, second.words]), first.width)
 
 
-def _pseudo_masks(
-    head: Head, batch: BallBatch, rule: BallRule, use_small: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _pseudo_masks(head: Head, batch: BallBatch, rule: BallRule, use_small: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Foreground, and what the tolerated border grows from, of the positive planes, bool (P, H, W, D)."""
     shape = (len(batch.positive), *batch.region.shape[1:])
     foreground = torch.zeros(shape, dtype=torch.bool, device=head.logits.device)

@@ -171,7 +171,7 @@ class LesionPlanes:
         return merged, list(range(len(self)))
 
     def in_use(self, planes: BitMasks) -> list[int | None]:
-        """Per sample, the one lesion type with a voxel in its merged plane, or None; reads (B, C') flags from the device.
+        """Per sample, the one lesion type with a voxel in its merged plane, or None; reads flags from the device.
 
         Raises:
             ValueError: a sample with more than one.

@@ -63,9 +63,7 @@ def volume_loss_basic(
     planes = LesionPlanes.of(names)
     batch = volume_batch(planes, planes.pack(chosen_segment_mask), planes.pack(labels), dilation_segment)
     logits, channels = planes.logits(out)
-    (sums,) = loss_sums(
-        logits, [volume_term(batch, channels)], activation="sigmoid" if sigmoid else "identity"
-    )
+    (sums,) = loss_sums(logits, [volume_term(batch, channels)], activation="sigmoid" if sigmoid else "identity")
     return volume_from_sums(sums, batch, tumor_volumes, names, tolerance, class_weights)
 
 
