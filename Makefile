@@ -13,7 +13,7 @@ NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/includ
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test test-fast test-gpu test-oldest test-sanitize lint format readme bench bench-gpu \
+.PHONY: help env demo test test-fast test-gpu test-oldest test-sanitize test-wheel lint format readme bench bench-gpu \
 	clean cuda
 
 help: ## list the targets
@@ -38,6 +38,9 @@ test-oldest: $(OLDEST_ENV) ## run the tests of rsuper_kernels with the oldest to
 
 test-sanitize: $(ENV) ## run the tests of the C++ code with the address and undefined-behaviour sanitizers
 	@.ci/test-sanitize
+
+test-wheel: $(ENV) ## build sdist and wheel, and try them in an empty environment, with a compiler and without
+	@PYTHON="$(PYTHON)" .ci/test-wheel
 
 lint: $(ENV) ## check style and types
 	@$(BIN)/ruff check
