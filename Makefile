@@ -13,10 +13,11 @@ NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/includ
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test test-fast test-gpu test-oldest lint format readme bench bench-gpu clean cuda
+.PHONY: help env demo test test-fast test-gpu test-oldest test-sanitize test-wheel lint format readme bench bench-gpu \
+	clean cuda
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
 
 env: $(ENV) ## create .venv, or bring it up to date
 
@@ -34,6 +35,12 @@ test-gpu: $(ENV) cuda ## run the tests that need a CUDA device
 
 test-oldest: $(OLDEST_ENV) ## run the tests of rsuper_kernels with the oldest torch that it supports
 	@$(OLDEST)/pytest -q -m "not slow" --ignore=tests/train
+
+test-sanitize: $(ENV) ## run the tests of the C++ code with the address and undefined-behaviour sanitizers
+	@.ci/test-sanitize
+
+test-wheel: $(ENV) ## build sdist and wheel, and try them in an empty environment, with a compiler and without
+	@PYTHON="$(PYTHON)" .ci/test-wheel
 
 lint: $(ENV) ## check style and types
 	@$(BIN)/ruff check
