@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median, quantiles
 from time import perf_counter
@@ -45,19 +45,18 @@ class Timed:
         return [first, third]
 
 
-def take_turns(functions: Sequence[Timed], rounds: int) -> None:
-    """Call each once to warm up, then `rounds` times in turn."""
-    for function in functions:
-        function.function()
+def take_turns(functions: Iterable[Timed], rounds: int) -> None:
+    """Call each in turn, `rounds` times."""
     for _ in range(rounds):
         for function in functions:
             function()
 
 
 def rounds_for(step: Callable[[], object], seconds: float, most: int = 25) -> int:
-    """How often a step fits into so many seconds, 3 times at least; warms it up."""
+    """How often a step fits into so many seconds, 3 times at least; a call to warm it up and one to see."""
+    step()
     timed = Timed(step)
-    take_turns([timed], 1)
+    timed()
     return min(max(int(seconds / timed.seconds[0]), 3), most)
 
 
