@@ -68,4 +68,5 @@ def test_comparison(benchmark, figures, name: str) -> None:
         "rounds": rounds,
         "times": other.milliseconds / mine.milliseconds,
         "at_least": comparison.at_least,
+        "bound": comparison.bound,
     }

@@ -59,7 +59,7 @@ class Case:
     """The case whose measured copies `at_most` comes on top of."""
     edge: int = 128
     bound: str = ""
-    """What bounds it, should it not be met."""
+    """What bounds its time or memory, should it not be met; the tables print it."""
 
     def step(self) -> Step:
         return self.prepare(self.edge)
@@ -161,6 +161,8 @@ class Comparison:
     scene_options: dict[str, Any] = field(default_factory=dict)
     slow: bool = False
     """Takes seconds: one repetition has to do."""
+    bound: str = ""
+    """What bounds it, should it not be met."""
 
     def steps(self) -> tuple[Step, Step]:
         """Ours and theirs."""

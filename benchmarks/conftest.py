@@ -20,6 +20,7 @@ from rsuper_kernels import dispatch
 class Figures:
     """What the run measured; see figures.py."""
 
+    machine: dict[str, str | int | float] = field(default_factory=machine)
     losses: dict[str, tables.Row] = field(default_factory=dict)
     comparisons: dict[str, tables.Row] = field(default_factory=dict)
     memory_at_most: float = MEMORY_AT_MOST
@@ -39,7 +40,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     measured = config.stash[FIGURES]
     if not (measured.losses or measured.comparisons):
         return
-    figures = {"machine": machine(), **asdict(measured)}
+    figures = asdict(measured)
     terminalreporter.section("figures")
     terminalreporter.write_line(tables.report(figures))
     if len(measured.losses) == len(CASES) and len(measured.comparisons) == len(COMPARISONS):

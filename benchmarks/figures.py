@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
 FIGURES = RESULTS / "figures.json"
+
+BUSY = 0.5
+"""Load of the machine above which times mean little: two threads wait for the one that another program has stopped."""
 
 Row = dict[str, Any]
 
@@ -76,13 +80,19 @@ def comparison_table(rows: Mapping[str, Row]) -> str:
     return "\n".join(lines)
 
 
-def explanations(rows: Mapping[str, Row]) -> list[str]:
-    """What bounds each row that is not met."""
-    return [
-        f"- {row['title']}: {row['bound'] or 'not explained yet'}"
-        for row in settle(rows).values()
-        if row["limit"] is not None and row["copies"] > row["limit"]
+def explanations(figures: Mapping[str, Any]) -> list[str]:
+    """What bounds the rows that are not met, those with the same reason together."""
+    unmet = [
+        row
+        for row in settle(figures["losses"]).values()
+        if row["extra_memory"] > figures["memory_at_most"]
+        or (row["limit"] is not None and row["copies"] > row["limit"])
     ]
+    unmet += [row for row in figures["comparisons"].values() if row["times"] < row["at_least"]]
+    reasons: dict[str, list[str]] = {}
+    for row in unmet:
+        reasons.setdefault(row["bound"] or "Not explained yet", []).append(row["title"])
+    return [f"- {reason}: {'; '.join(titles)}." for reason, titles in reasons.items()]
 
 
 def caption(figures: Mapping[str, Any]) -> str:
@@ -90,39 +100,43 @@ def caption(figures: Mapping[str, Any]) -> str:
     where = figures["machine"]
     times = figures["losses"].get("volume", {})
     unit = f" (here {times['copy_ms']:.1f} ms; into fresh memory {times['clone_ms']:.1f} ms)" if times else ""
-    return (
+    text = (
         f"Medians on {where['cpu']}, {where['threads']} threads of {where['cores']} cores, torch {where['torch']}, "
         f"commit {where['commit']}; fp32, B=2, 3 lesion channels of 128^3 unless said otherwise. A copy reads the "
         f"logits and writes as much into memory that is there{unit}, in turn with each row. Extra memory is the step's "
         "peak beside inputs and gradients, in sizes of the logits."
     )
+    return textwrap.fill(text, 120)
 
 
 def report(figures: Mapping[str, Any]) -> str:
     """Everything, for the terminal."""
     parts = []
     if figures["losses"]:
-        parts += [loss_table(figures["losses"], figures["memory_at_most"]), *explanations(figures["losses"])]
+        parts += [loss_table(figures["losses"], figures["memory_at_most"]), ""]
     if figures["comparisons"]:
-        parts += ["", comparison_table(figures["comparisons"])]
-    return "\n".join([*parts, "", caption(figures)])
+        parts += [comparison_table(figures["comparisons"]), ""]
+    load = figures["machine"]["load"]
+    busy = [f"The machine was busy before the run (load {load}): measure again."] if load > BUSY else []
+    return "\n".join([*parts, *explanations(figures), "", caption(figures), *busy])
 
 
 def readme(figures: Mapping[str, Any]) -> str:
     """Everything, for the README."""
-    reasons = explanations(figures["losses"])
+    reasons = explanations(figures)
     parts = [
         caption(figures),
         loss_table(figures["losses"], figures["memory_at_most"]),
-        *(["\n".join(["What bounds the rows that are not met:", "", *reasons])] if reasons else []),
         comparison_table(figures["comparisons"]),
+        *(["What bounds the rows that are not met:", "\n".join(reasons)] if reasons else []),
     ]
     return "\n\n".join(parts)
 
 
 def write(figures: Mapping[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
-    FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
+    rounded = json.loads(json.dumps(figures), parse_float=lambda number: round(float(number), 4))
+    FIGURES.write_text(json.dumps(rounded, indent=1) + "\n")
 
 
 def read() -> dict[str, Any]:
@@ -143,7 +157,3 @@ def _number(value: float) -> str:
 
 def _met(met: bool) -> str:
     return "yes" if met else "NO"
-
-
-def in_order(rows: Mapping[str, Row], names: Iterable[str]) -> dict[str, Row]:
-    return {name: rows[name] for name in names if name in rows}

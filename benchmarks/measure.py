@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from collections.abc import Callable, Iterable
@@ -81,12 +82,13 @@ def clone_of(step: Step) -> Callable[[], None]:
     return clone
 
 
-def machine() -> dict[str, str | int]:
-    """Where and of what the figures are."""
+def machine() -> dict[str, str | int | float]:
+    """Where and of what the figures are. Ask before measuring: the load is that of other programs."""
     return {
         "cpu": _cpu(),
-        "cores": torch.multiprocessing.cpu_count(),
+        "cores": os.cpu_count() or 1,
         "threads": THREADS,
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else 0.0,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "rsuper_kernels": rsuper_kernels.__version__,
