@@ -65,11 +65,10 @@ def loss_table(rows: Mapping[str, Row], memory_at_most: float) -> str:
 def comparison_table(rows: Mapping[str, Row]) -> str:
     """Ours and the baselines on the same inputs."""
     lines = _head(["against", "ms", "theirs, ms", "times as fast", "at least", "met"])
-    for name, row in rows.items():
-        other = "dense convolutions" if name.startswith("dense") else "plain torch"
+    for row in _named(rows):
         lines.append(
             _line(
-                f"{other}: {row['title']}",
+                row["title"],
                 _number(row["ms"]),
                 _number(row["their_ms"]),
                 f"{row['times']:,.0f}",
@@ -80,6 +79,14 @@ def comparison_table(rows: Mapping[str, Row]) -> str:
     return "\n".join(lines)
 
 
+def _named(comparisons: Mapping[str, Row]) -> list[Row]:
+    """The comparisons, whose titles say against what."""
+    others = ["dense convolutions" if name.startswith("dense") else "plain torch" for name in comparisons]
+    return [
+        {**row, "title": f"{other}: {row['title']}"} for other, row in zip(others, comparisons.values(), strict=True)
+    ]
+
+
 def explanations(figures: Mapping[str, Any]) -> list[str]:
     """What bounds the rows that are not met, those with the same reason together."""
     unmet = [
@@ -88,7 +95,7 @@ def explanations(figures: Mapping[str, Any]) -> list[str]:
         if row["extra_memory"] > figures["memory_at_most"]
         or (row["limit"] is not None and row["copies"] > row["limit"])
     ]
-    unmet += [row for row in figures["comparisons"].values() if row["times"] < row["at_least"]]
+    unmet += [row for row in _named(figures["comparisons"]) if row["times"] < row["at_least"]]
     reasons: dict[str, list[str]] = {}
     for row in unmet:
         reasons.setdefault(row["bound"] or "Not explained yet", []).append(row["title"])
