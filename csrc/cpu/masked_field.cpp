@@ -10,7 +10,7 @@ inline std::uint32_t piece_bits(const Word* bits, std::int64_t x) {
 }
 
 template <bool kSigmoid>
-inline void masked_piece(const float* values, std::uint32_t bits, float* out) {
+RSUPER_INLINE void masked_piece(const float* values, std::uint32_t bits, float* __restrict out) {
   for (int i = 0; i < kLanes; ++i) {
     const float value = kSigmoid ? sigmoid(values[i]) : values[i];
     out[i] = bits >> i & 1u ? value : 0.0f;
@@ -19,7 +19,8 @@ inline void masked_piece(const float* values, std::uint32_t bits, float* out) {
 
 // out[i] from values[i] and the bits of voxel first + i; `first` is a multiple of kLanes, the row ends after `count`.
 template <bool kSigmoid>
-inline void masked_values(const float* values, const Word* bits, std::int64_t first, std::int64_t count, float* out) {
+RSUPER_INLINE void masked_values(const float* values, const Word* bits, std::int64_t first, std::int64_t count,
+                                 float* __restrict out) {
   for (std::int64_t i = 0; i < count; i += kLanes) {
     const std::uint32_t piece = piece_bits(bits, first + i);
     if (piece == 0) {

@@ -13,3 +13,12 @@
 #else
 #define RSUPER_MULTIVERSION
 #endif
+
+// A function that always becomes part of its caller, and so of each version of it.
+#if defined(__GNUC__)
+#define RSUPER_INLINE inline __attribute__((always_inline))
+#elif defined(_MSC_VER)
+#define RSUPER_INLINE __forceinline
+#else
+#define RSUPER_INLINE inline
+#endif
