@@ -44,11 +44,9 @@ RSUPER_MULTIVERSION void widen_line(const float* line, const double* weights, st
   widen(line, weights, reach, stride, out);
 }
 
-// Pairs are added four at a time, which spares loads and stores of the sum.
-constexpr std::int64_t kPairs = 4;
-
+// Four pairs at once spare loads and stores of the sum; what is left over comes one by one.
 template <typename T>
-RSUPER_INLINE void add_pairs(const T* rows, const RowPair<T>* pairs, std::int64_t plane, T* __restrict sum) {
+RSUPER_INLINE void add_four(const T* rows, const RowPair<T>* pairs, std::int64_t plane, T* __restrict sum) {
   const T *a = rows + pairs[0].before, *b = rows + pairs[0].behind, wab = pairs[0].weight;
   const T *c = rows + pairs[1].before, *d = rows + pairs[1].behind, wcd = pairs[1].weight;
   const T *e = rows + pairs[2].before, *f = rows + pairs[2].behind, wef = pairs[2].weight;
@@ -59,13 +57,23 @@ RSUPER_INLINE void add_pairs(const T* rows, const RowPair<T>* pairs, std::int64_
       sum[i] += (wab * (a[i] + b[i]) + wcd * (c[i] + d[i])) + (wef * (e[i] + f[i]) + wgh * (g[i] + h[i]));
 }
 
+template <typename T>
+RSUPER_INLINE void add_one(const T* rows, const RowPair<T>& pair, std::int64_t plane, T* __restrict sum) {
+  const T *a = rows + pair.before, *b = rows + pair.behind, weight = pair.weight;
+  for (std::int64_t first = 0; first < plane; first += kLanes)
+#pragma omp simd
+    for (std::int64_t i = first; i < first + kLanes; ++i) sum[i] += weight * (a[i] + b[i]);
+}
+
 // The sum of the pairs is added to the planes before and behind, unless they are null.
 template <typename T>
 RSUPER_INLINE void add_sum(const T* rows, const std::vector<RowPair<T>>& pairs, T weight, std::int64_t plane, T* before,
                            T* behind) {
   T sum[kTileHeight * kLanes];
   std::fill(sum, sum + plane, T{0});
-  for (std::size_t p = 0; p < pairs.size(); p += kPairs) add_pairs(rows, pairs.data() + p, plane, sum);
+  std::size_t p = 0;
+  for (; p + 4 <= pairs.size(); p += 4) add_four(rows, pairs.data() + p, plane, sum);
+  for (; p < pairs.size(); ++p) add_one(rows, pairs[p], plane, sum);
   for (T* out : {before, behind}) {
     if (out == nullptr) continue;
 #pragma omp simd
@@ -164,7 +172,6 @@ void TileScorer<T>::list_pairs() {
       const double weight = dy == 0 ? 0.5 * kernel_.y(0) : kernel_.y(dy);  // at 0 the pair is one row twice
       pairs_[dz].push_back({(middle - dy) * kLanes, (middle + dy) * kLanes, static_cast<T>(weight)});
     }
-    while (pairs_[dz].size() % kPairs != 0) pairs_[dz].push_back({0, 0, T{0}});
   }
 }
 

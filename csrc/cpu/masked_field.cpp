@@ -80,10 +80,18 @@ Box twice(const Box& box) { return {2 * box.z0, 2 * box.y0, 2 * box.x0, 2 * box.
 MaskedField::MaskedField(const Array& values, bool sigmoid, const Grid& grid, const Word* available)
     : values_(values), sigmoid_(sigmoid), grid_(grid), words_(available), row_words_(words_per_row(grid.w)),
       extent_{0, 0, 0, grid.d, grid.h, grid.w} {
-  shrink();
+  survey();
 }
 
-void MaskedField::shrink() {
+void MaskedField::cleared(std::int64_t count, const Box& box) {
+  available_ -= count;
+  const Box& all = extent_;
+  const bool inside = box.z0 > all.z0 && box.y0 > all.y0 && box.x0 > all.x0 && box.z1 < all.z1 && box.y1 < all.y1 &&
+                      box.x1 < all.x1;
+  if (!inside) survey();
+}
+
+void MaskedField::survey() {
   const Box before = extent_;
   extent_ = {before.z1, before.y1, before.x1, before.z0, before.y0, before.x0};
   available_ = 0;
