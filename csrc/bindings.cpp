@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The module rsuper_kernels._C: addresses and sizes in, results to addresses. Python owns allocation and checks the tensors;
 // what cannot be checked there without reading them is checked here.
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -19,6 +22,7 @@
 #include "rsuper/masked_bce_dice.h"
 #include "rsuper/pack_bits.h"
 #include "rsuper/place_balls.h"
+#include "rsuper/recycled.h"
 #include "rsuper/region_sums.h"
 
 namespace py = pybind11;
@@ -52,7 +56,7 @@ std::vector<rsuper::Pass> read_passes(const std::int32_t* runs, const Integers& 
 
 void dilate(std::uintptr_t src, std::uintptr_t dst, std::int64_t n, std::int64_t d, std::int64_t h, std::int64_t w,
             std::uintptr_t runs, const Integers& pass_lengths, int threads) {
-  rsuper::dilate(pointer<const std::uint8_t>(src), pointer<std::uint8_t>(dst), {n, d, h, w},
+  rsuper::dilate(pointer<const rsuper::Word>(src), pointer<rsuper::Word>(dst), {n, d, h, w},
                  read_passes(pointer<const std::int32_t>(runs), pass_lengths), threads);
 }
 
@@ -71,57 +75,52 @@ void unpack_masks(std::uintptr_t words, std::int64_t rows, std::int64_t width, s
   rsuper::unpack_masks(pointer<const rsuper::Word>(words), rows, width, pointer<std::uint8_t>(voxels), threads);
 }
 
-rsuper::RegionGroups region_groups(const TypedAddress& logits, const TypedAddress& regions, std::int64_t voxels,
-                                   const Integers& planes, const Integers& maps, const std::vector<Integers>& ids,
-                                   bool sigmoid) {
-  return {array(logits), array(regions), voxels, planes, maps, ids, sigmoid};
+rsuper::Mask mask(const TypedAddress& typed, const rsuper::Volume& volume) { return {array(typed), volume}; }
+
+rsuper::Volume volume_of(const std::array<std::int64_t, 3>& shape) { return {shape[0] * shape[1], shape[2]}; }
+
+using Shape3 = std::array<std::int64_t, 3>;  // (D, H, W)
+using TermPointer = std::unique_ptr<rsuper::Term>;
+
+TermPointer region_term(const Shape3& shape, const TypedAddress& regions, const Integers& planes, const Integers& rows,
+                        bool sigmoid) {
+  return std::make_unique<rsuper::RegionTerm>(mask(regions, volume_of(shape)), planes, rows, sigmoid);
 }
 
-void region_sums(const TypedAddress& logits, const TypedAddress& regions, std::int64_t voxels, const Integers& planes,
-                 const Integers& maps, const std::vector<Integers>& ids, bool sigmoid, std::uintptr_t sums,
-                 int threads) {
-  rsuper::region_sums(region_groups(logits, regions, voxels, planes, maps, ids, sigmoid), pointer<float>(sums),
-                      threads);
+TermPointer bce_dice_term(const Shape3& shape, const TypedAddress& targets, const TypedAddress& known,
+                          const TypedAddress& weights, std::int64_t weight_stride, const Integers& planes,
+                          bool sigmoid) {
+  const rsuper::Volume volume = volume_of(shape);
+  const rsuper::BceDiceMasks masks{mask(targets, volume), mask(known, volume), array(weights), weight_stride};
+  return std::make_unique<rsuper::BceDiceTerm>(masks, planes, sigmoid);
 }
 
-void region_sums_backward(const TypedAddress& logits, const TypedAddress& regions, std::int64_t voxels,
-                          const Integers& planes, const Integers& maps, const std::vector<Integers>& ids, bool sigmoid,
-                          std::uintptr_t grad, std::int64_t plane_count, std::uintptr_t grad_logits, int threads) {
-  rsuper::region_sums_backward(region_groups(logits, regions, voxels, planes, maps, ids, sigmoid),
-                               pointer<const float>(grad), plane_count, pointer<void>(grad_logits), threads);
+TermPointer attenuation_term(const Shape3& shape, const TypedAddress& ct, const TypedAddress& tumour,
+                             const TypedAddress& organ, const Integers& planes, const Integers& samples,
+                             const std::pair<double, double>& window, double eps, bool sigmoid,
+                             std::uintptr_t grad_organ) {
+  const rsuper::Volume volume = volume_of(shape);
+  const rsuper::AttenuationMasks masks{array(ct), mask(tumour, volume), mask(organ, volume), samples,
+                                       window.first, window.second, eps};
+  return std::make_unique<rsuper::AttenuationTerm>(masks, planes, sigmoid, pointer<void>(grad_organ));
 }
 
-void masked_bce_dice(const TypedAddress& logits, const TypedAddress& targets, const TypedAddress& known,
-                     const TypedAddress& weights, std::int64_t voxels, const Integers& planes, bool sigmoid,
-                     std::uintptr_t sums, int threads) {
-  rsuper::masked_bce_dice({array(logits), array(targets), array(known), array(weights), voxels, planes, sigmoid},
-                          pointer<float>(sums), threads);
+rsuper::Logits logits_of(const TypedAddress& logits, std::int64_t planes, const Shape3& shape) {
+  return {array(logits), volume_of(shape), planes};
 }
 
-void masked_bce_dice_backward(const TypedAddress& logits, const TypedAddress& targets, const TypedAddress& known,
-                              const TypedAddress& weights, std::int64_t voxels, const Integers& planes, bool sigmoid,
-                              std::uintptr_t grad, std::int64_t plane_count, std::uintptr_t grad_logits, int threads) {
-  rsuper::masked_bce_dice_backward(
-      {array(logits), array(targets), array(known), array(weights), voxels, planes, sigmoid},
-      pointer<const float>(grad), plane_count, pointer<void>(grad_logits), threads);
+void sums(const TypedAddress& logits, std::int64_t planes, const Shape3& shape,
+          const std::vector<rsuper::Term*>& terms, std::uintptr_t out, int threads) {
+  const rsuper::Terms constant(terms.begin(), terms.end());
+  const std::vector<double> values = rsuper::sums(logits_of(logits, planes, shape), constant, threads);
+  std::copy(values.begin(), values.end(), pointer<float>(out));
 }
 
-void attenuation_stats(const TypedAddress& ct, const TypedAddress& logits, const TypedAddress& tumour,
-                       const TypedAddress& organ, std::int64_t voxels, const Integers& planes, const Integers& samples,
-                       double eps, bool sigmoid, std::uintptr_t stats, int threads) {
-  rsuper::attenuation_stats(
-      {array(ct), array(logits), array(tumour), array(organ), voxels, planes, samples, eps, sigmoid},
-      pointer<float>(stats), threads);
-}
-
-void attenuation_stats_backward(const TypedAddress& ct, const TypedAddress& logits, const TypedAddress& tumour,
-                                const TypedAddress& organ, std::int64_t voxels, const Integers& planes,
-                                const Integers& samples, double eps, bool sigmoid, std::uintptr_t grad,
-                                std::int64_t plane_count, std::uintptr_t grad_logits, std::uintptr_t grad_organ,
-                                int threads) {
-  rsuper::attenuation_stats_backward(
-      {array(ct), array(logits), array(tumour), array(organ), voxels, planes, samples, eps, sigmoid},
-      pointer<const float>(grad), plane_count, pointer<void>(grad_logits), pointer<void>(grad_organ), threads);
+void sums_backward(const TypedAddress& logits, std::int64_t planes, const Shape3& shape,
+                   const std::vector<rsuper::Term*>& terms, std::uintptr_t grad, std::uintptr_t grad_logits,
+                   int threads) {
+  rsuper::sums_backward(logits_of(logits, planes, shape), terms, pointer<const float>(grad), pointer<void>(grad_logits),
+                        threads);
 }
 
 std::pair<std::int64_t, double> ball_search(std::uintptr_t probability, std::uintptr_t available, std::int64_t d,
@@ -149,6 +148,12 @@ void rank_weights(std::uintptr_t probability, std::uintptr_t mask, std::int64_t 
                   std::uintptr_t weights) {
   rsuper::rank_weights(pointer<const float>(probability), pointer<const std::uint8_t>(mask), voxels, concentration,
                        pointer<float>(weights));
+}
+
+// Bytes that go back to rsuper/recycled.h with their last view.
+py::array_t<std::uint8_t> recycled(std::int64_t bytes) {
+  void* memory = rsuper::acquire(bytes);
+  return py::array_t<std::uint8_t>(bytes, static_cast<std::uint8_t*>(memory), py::capsule(memory, rsuper::release));
 }
 
 // Plane n has words, weights and a limit of its own; weights are rows of `stride`.
@@ -197,21 +202,23 @@ bool openmp() {
 // Each function is that of its name in csrc/include/rsuper; an array is its address and the number of its type.
 PYBIND11_MODULE(_C, m) {
   const py::call_guard<py::gil_scoped_release> without_gil;
-  m.def("attenuation_stats", &attenuation_stats, without_gil);
-  m.def("attenuation_stats_backward", &attenuation_stats_backward, without_gil);
+  py::class_<rsuper::Term>(m, "Term", "Sums over voxels of one kind; keep its tensors alive as long as it is used.");
+  m.def("attenuation_term", &attenuation_term);
   m.def("ball_search", &ball_search, without_gil);
   m.def("ball_select", &ball_select, without_gil);
+  m.def("bce_dice_term", &bce_dice_term);
   m.def("dilate", &dilate, py::arg("src_ptr"), py::arg("dst_ptr"), py::arg("n"), py::arg("d"), py::arg("h"),
         py::arg("w"), py::arg("runs_ptr"), py::arg("pass_lengths"), py::arg("threads"), without_gil);
   m.def("foreground_weights", &foreground_weights, without_gil);
-  m.def("masked_bce_dice", &masked_bce_dice, without_gil);
-  m.def("masked_bce_dice_backward", &masked_bce_dice_backward, without_gil);
+  m.def("give_back", &rsuper::give_back, "Free the memory that is kept for the next gradients.");
   m.def("openmp", &openmp, "Whether the module was built with OpenMP.");
   m.def("pack_labels", &pack_labels, without_gil);
   m.def("pack_masks", &pack_masks, without_gil);
   m.def("place_balls", &place_balls, without_gil);
   m.def("rank_weights", &rank_weights, without_gil);
-  m.def("region_sums", &region_sums, without_gil);
-  m.def("region_sums_backward", &region_sums_backward, without_gil);
+  m.def("recycled", &recycled);
+  m.def("region_term", &region_term);
+  m.def("sums", &sums, without_gil);
+  m.def("sums_backward", &sums_backward, without_gil);
   m.def("unpack_masks", &unpack_masks, without_gil);
 }

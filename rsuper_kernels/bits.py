@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 WORD_BITS = 64
 
@@ -62,6 +63,17 @@ class BitMasks:
         """The voxels that are not in `other`."""
         return BitMasks(self.words & ~other.words, self.width)
 
+    def union(self) -> BitMasks:
+        """All masks in one, (1, D, H, W)."""
+        union = self.words.new_zeros(1, *self.words.shape[1:])
+        for words in self.words:
+            union |= words
+        return BitMasks(union, self.width)
+
+    def unpack(self) -> torch.Tensor:
+        """Bool (N, D, H, W)."""
+        return unpack(self.words, self.width)
+
     def any(self) -> torch.Tensor:
         """Which masks hold a voxel, bool (N,)."""
         return (self.words != 0).flatten(1).any(1)
@@ -70,3 +82,18 @@ class BitMasks:
 def words_per_row(width: int) -> int:
     """Words that a row of `width` voxels takes."""
     return -(-width // WORD_BITS)
+
+
+def pack(inside: torch.Tensor) -> torch.Tensor:
+    """Words (..., ceil(W / 64)) of bool voxels (..., W), in plain torch; ops/pack_bits is faster."""
+    bits = F.pad(inside, (0, -inside.shape[-1] % WORD_BITS)).unflatten(-1, (-1, 8, 8)).to(torch.uint8)
+    # bits, and bytes, are apart, so their sum is their union
+    bytes_ = (bits << torch.arange(8, dtype=torch.uint8, device=bits.device)).sum(-1, dtype=torch.uint8)
+    return (bytes_.long() << torch.arange(0, WORD_BITS, 8, device=bits.device)).sum(-1)
+
+
+def unpack(words: torch.Tensor, width: int) -> torch.Tensor:
+    """Bool voxels (..., W) of words (..., ceil(W / 64)), in plain torch."""
+    bytes_ = (words[..., None] >> torch.arange(0, WORD_BITS, 8, device=words.device) & 255).to(torch.uint8)
+    bits = bytes_[..., None] >> torch.arange(8, dtype=torch.uint8, device=words.device) & 1
+    return bits.bool().flatten(-3)[..., :width]

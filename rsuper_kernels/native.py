@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -20,7 +22,10 @@ _TYPES = {
     torch.int32: 5,
     torch.int64: 6,
 }
+_BITS = 7
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+# Bytes; smaller blocks come from the heap, which recycles them by itself.
+_SMALLEST_RECYCLED = 1 << 20
 
 
 def module() -> ModuleType:
@@ -59,6 +64,45 @@ def readable(tensor: torch.Tensor) -> torch.Tensor:
 def address(tensor: torch.Tensor | None) -> tuple[int, int]:
     """Address and type of a `readable` tensor; (0, 0) for None. The caller keeps the tensor alive."""
     return (0, 0) if tensor is None else (tensor.data_ptr(), _TYPES[tensor.dtype])
+
+
+def bits(words: torch.Tensor) -> tuple[int, int]:
+    """Address and type of the words of contiguous bit masks. The caller keeps the tensor alive."""
+    return words.data_ptr(), _BITS
+
+
+def gradient_like(tensor: torch.Tensor) -> torch.Tensor:
+    """An uninitialised contiguous tensor for a gradient of `tensor`, in memory that an earlier gradient left.
+
+    Fresh memory of that size comes from the system page by page, which takes several times longer than writing to it.
+    """
+    size = tensor.numel() * tensor.element_size()
+    if size < _SMALLEST_RECYCLED:
+        return torch.empty(tensor.shape, dtype=tensor.dtype)
+    return torch.from_numpy(module().recycled(size)).view(tensor.dtype).view(tensor.shape)
+
+
+def sums(logits: torch.Tensor, terms: Sequence[Any], outputs: int) -> torch.Tensor:
+    """What the terms (made by `module().region_term` and its like) amount to for readable logits (B, C, D, H, W)."""
+    out = torch.empty(outputs, dtype=torch.float32)
+    planes = logits.shape[0] * logits.shape[1]
+    module().sums(address(logits), planes, tuple(logits.shape[2:]), list(terms), out.data_ptr(), threads())
+    return out
+
+
+def sums_backward(grad: torch.Tensor, logits: torch.Tensor, terms: Sequence[Any]) -> torch.Tensor:
+    """The gradient of readable logits (B, C, D, H, W), in their dtype."""
+    out, grad = gradient_like(logits), grad.float().contiguous()
+    planes, shape = logits.shape[0] * logits.shape[1], tuple(logits.shape[2:])
+    module().sums_backward(
+        address(logits), planes, shape, list(terms), grad.data_ptr(), out.data_ptr(), threads()
+    )
+    return out
+
+
+def planes_of(logits: torch.Tensor, sample: Sequence[int], channel: Sequence[int]) -> list[int]:
+    """Rows of logits (B, C, ...) taken as (B * C, ...)."""
+    return [b * logits.shape[1] + c for b, c in zip(sample, channel, strict=True)]
 
 
 def threads() -> int:

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists of lists in op schemas, which hold flat lists only: the values one after another, and how many each list has."""
+"""Tables of op schemas, which hold flat lists only: a list of lists is its values and the length of each list."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
 from typing import TypeVar
+
+import torch
 
 T = TypeVar("T")
 
@@ -19,3 +21,9 @@ def split(values: Sequence[T], counts: Sequence[int]) -> list[list[T]]:
     """The lists again."""
     ends = list(itertools.accumulate(counts))
     return [list(values[end - count : end]) for end, count in zip(ends, counts, strict=True)]
+
+
+def every_plane(logits: torch.Tensor) -> tuple[list[int], list[int]]:
+    """Sample and channel of every plane of logits (B, C, ...), channels fastest."""
+    batch, channels = logits.shape[:2]
+    return [b for b in range(batch) for _ in range(channels)], list(range(channels)) * batch

@@ -6,32 +6,13 @@
 namespace rsuper {
 namespace {
 
-// Weight, mean and sum of squares about the mean of some voxels.
-struct Moments {
-  double weight = 0, mean = 0, squares = 0;
-
-  // Chan, Golub and LeVeque, 1979.
-  void join(const Moments& other) {
-    if (other.weight == 0) return;
-    const double total = weight + other.weight, distance = other.mean - mean;
-    squares += other.squares + distance * distance * weight * (other.weight / total);
-    mean += distance * (other.weight / total);
-    weight = total;
-  }
-};
-
-// What the op returns. Its mean is a little smaller than the true one: it divides by the weight + eps.
-struct Stats {
-  double total, mean, sd;  // total = weight + eps
-  double residual;         // weighted sum of value - mean, over total
-};
-
-Stats stats_of(const Moments& moments, double eps) {
-  const double total = moments.weight + eps;
-  const double mean = moments.mean * (moments.weight / total);
-  const double offset = moments.mean - mean;
-  const double variance = (moments.squares + moments.weight * offset * offset) / total;
-  return {total, mean, std::sqrt(variance), moments.weight * offset / total};
+// Chan, Golub and LeVeque, 1979.
+void join(Moments& moments, const Moments& other) {
+  if (other.weight == 0) return;
+  const double total = moments.weight + other.weight, distance = other.mean - moments.mean;
+  moments.squares += other.squares + distance * distance * moments.weight * (other.weight / total);
+  moments.mean += distance * (other.weight / total);
+  moments.weight = total;
 }
 
 RSUPER_MULTIVERSION void soft_masks(const float* x, const float* tumour, const float* organ, bool sigmoid_of_x,
@@ -75,51 +56,6 @@ RSUPER_MULTIVERSION Moments moments_of(const float* values, const float* mask, s
   return moments;
 }
 
-// A chunk of a group, as float.
-struct Chunk {
-  const float *ct, *x, *tumour, *organ;
-  float buffers[4][kChunk];
-
-  // False if neither mask has a voxel here.
-  bool read(const AttenuationInputs& in, std::int64_t g, std::int64_t first, std::int64_t count) {
-    const Array tumour_chunk = in.tumour.from(g * in.voxels + first), organ_chunk = in.organ.from(g * in.voxels + first);
-    tumour = load(tumour_chunk, count, buffers[2]);
-    organ = load(organ_chunk, count, buffers[3]);
-    if (all_zero(tumour_chunk, count) && all_zero(organ_chunk, count)) return false;
-    ct = load(in.ct.from(in.samples[g] * in.voxels + first), count, buffers[0]);
-    x = load(in.logits.from(in.planes[g] * in.voxels + first), count, buffers[1]);
-    return true;
-  }
-};
-
-std::vector<Stats> group_stats(const AttenuationInputs& in, int threads) {
-  const std::int64_t count = in.planes.size(), chunks = chunks_of(in.voxels);
-  std::vector<Moments> partial(2 * count * chunks);
-#pragma omp parallel for num_threads(threads) schedule(static)
-  for (std::int64_t job = 0; job < count * chunks; ++job) {
-    const std::int64_t first = job % chunks * kChunk, size = std::min(kChunk, in.voxels - first);
-    Chunk chunk;
-    if (!chunk.read(in, job / chunks, first, size)) continue;
-    float m_tumour[kChunk], m_organ[kChunk];
-    soft_masks(chunk.x, chunk.tumour, chunk.organ, in.sigmoid, size, m_tumour, m_organ);
-    partial[2 * job] = moments_of(chunk.ct, m_tumour, size);
-    partial[2 * job + 1] = moments_of(chunk.ct, m_organ, size);
-  }
-  std::vector<Stats> stats;
-  for (std::int64_t g = 0; g < count; ++g)
-    for (int which = 0; which < 2; ++which) {
-      Moments moments;
-      for (std::int64_t chunk = 0; chunk < chunks; ++chunk) moments.join(partial[2 * (g * chunks + chunk) + which]);
-      stats.push_back(stats_of(moments, in.eps));
-    }
-  return stats;
-}
-
-// The slope of a mask's voxel is c0 + c1 (v - mean) + c2 (v - mean)^2.
-struct Slope {
-  float mean, c0, c1, c2;
-};
-
 Slope slope_of(const Stats& stats, const float* grad) {
   Slope slope{static_cast<float>(stats.mean), grad[0], static_cast<float>(grad[1] / stats.total), 0};
   if (stats.sd > 0) {
@@ -132,63 +68,108 @@ Slope slope_of(const Stats& stats, const float* grad) {
   return slope;
 }
 
+RSUPER_MULTIVERSION void clip(const float* values, std::int64_t count, float low, float high, float* out) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    const float raised = values[i] < low ? low : values[i];
+    out[i] = raised > high ? high : raised;
+  }
+}
+
 inline float evaluate(const Slope& slope, float value) {
   const float d = value - slope.mean;
   return slope.c0 + d * (slope.c1 + d * slope.c2);
 }
 
-RSUPER_MULTIVERSION void add_slopes(const Chunk& chunk, const Slope& tumour, const Slope& organ, bool sigmoid_of_x,
-                                    std::int64_t count, float* grad_x, float* grad_organ) {
+RSUPER_MULTIVERSION void add_logit_slopes(const float* ct, const float* x, const float* tumour, const float* organ,
+                                          const Slope& tumour_slope, const Slope& organ_slope, bool sigmoid_of_x,
+                                          std::int64_t count, float* slopes, float* organ_slopes) {
   for (std::int64_t i = 0; i < count; ++i) {
-    const float x = chunk.x[i], t = chunk.tumour[i], e = exp_minus_abs(x), inverse = 1.0f / (1.0f + e);
-    const float p = sigmoid_of_x ? (x >= 0 ? inverse : e * inverse) : x;
+    const float e = exp_minus_abs(x[i]), inverse = 1.0f / (1.0f + e);
+    const float p = sigmoid_of_x ? (x[i] >= 0 ? inverse : e * inverse) : x[i];
     const float slope = sigmoid_of_x ? e * inverse * inverse : 1.0f;
-    const float of_tumour = evaluate(tumour, chunk.ct[i]), of_organ = evaluate(organ, chunk.ct[i]);
-    grad_x[i] += (of_tumour - of_organ * chunk.organ[i]) * t * slope;
-    grad_organ[i] = of_organ * (1.0f - p * t);
+    const float of_tumour = evaluate(tumour_slope, ct[i]), of_organ = evaluate(organ_slope, ct[i]);
+    slopes[i] += (of_tumour - of_organ * organ[i]) * tumour[i] * slope;
+    organ_slopes[i] = of_organ * (1.0f - p * tumour[i]);
   }
 }
 
 }  // namespace
 
-void attenuation_stats(const AttenuationInputs& inputs, float* out, int threads) {
-  for (const Stats& stats : group_stats(inputs, threads)) {
-    *out++ = static_cast<float>(stats.total - inputs.eps);
-    *out++ = static_cast<float>(stats.mean);
-    *out++ = static_cast<float>(stats.sd);
+// CT and masks of a chunk, as float.
+struct AttenuationTerm::Values {
+  const float *tumour, *organ;
+  float ct[kChunk], buffers[2][kChunk];
+
+  Values(const AttenuationMasks& masks, std::int64_t group, const Chunk& chunk)
+      : tumour(masks.tumour.load(group, chunk, buffers[0])), organ(masks.organ.load(group, chunk, buffers[1])) {
+    const std::int64_t start = masks.samples[group] * masks.tumour.volume.voxels() + chunk.first;
+    clip(load(masks.ct.from(start), chunk.size(), ct), chunk.size(), static_cast<float>(masks.low),
+         static_cast<float>(masks.high), ct);
+  }
+};
+
+AttenuationTerm::AttenuationTerm(AttenuationMasks masks, std::vector<std::int64_t> planes, bool sigmoid,
+                                 void* grad_organ)
+    : Term(std::move(planes)), masks_(std::move(masks)), sigmoid_(sigmoid), grad_organ_(grad_organ) {}
+
+bool AttenuationTerm::empty(std::int64_t group, const Chunk& chunk) const {
+  // the slope of an organ's voxel does not vanish where the masks do
+  return grad_organ_ == nullptr && masks_.tumour.empty(group, chunk) && masks_.organ.empty(group, chunk);
+}
+
+void AttenuationTerm::add(std::int64_t group, const Chunk& chunk, const float* x, double* partial) const {
+  const Values values(masks_, group, chunk);
+  float soft[2][kChunk];
+  soft_masks(x, values.tumour, values.organ, sigmoid_, chunk.size(), soft[0], soft[1]);
+  for (int mask = 0; mask < 2; ++mask) {
+    const Moments moments = moments_of(values.ct, soft[mask], chunk.size());
+    partial[3 * mask] = moments.weight;
+    partial[3 * mask + 1] = moments.mean;
+    partial[3 * mask + 2] = moments.squares;
   }
 }
 
-void attenuation_stats_backward(const AttenuationInputs& in, const float* grad, std::int64_t plane_count,
-                                void* grad_logits, void* grad_organ, int threads) {
-  std::vector<Slope> slopes;
-  for (const Stats& stats : group_stats(in, threads)) {
-    slopes.push_back(slope_of(stats, grad));
-    grad += 3;
+Stats AttenuationTerm::stats_of(const double* partials, std::int64_t chunks, int mask) const {
+  Moments moments;
+  for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
+    const double* partial = partials + 6 * chunk + 3 * mask;
+    join(moments, {partial[0], partial[1], partial[2]});
   }
-  const std::int64_t chunks = chunks_of(in.voxels), element = size_of(in.logits.type);
-  const auto members = members_of_planes(in.planes, plane_count);
-  prefer_large_pages(grad_logits, plane_count * in.voxels * element);
-#pragma omp parallel for num_threads(threads) schedule(static)
-  for (std::int64_t job = 0; job < plane_count * chunks; ++job) {
-    const std::int64_t plane = job / chunks, first = job % chunks * kChunk, size = std::min(kChunk, in.voxels - first);
-    float sum[kChunk] = {}, organ_sum[kChunk];
-    for (const std::int64_t g : members[plane]) {
-      Chunk chunk;
-      const bool any = chunk.read(in, g, first, size);
-      // an organ's slope does not vanish with its mask
-      if (!any && grad_organ == nullptr) continue;
-      if (!any) {
-        chunk.ct = load(in.ct.from(in.samples[g] * in.voxels + first), size, chunk.buffers[0]);
-        chunk.x = load(in.logits.from(plane * in.voxels + first), size, chunk.buffers[1]);
-      }
-      add_slopes(chunk, slopes[2 * g], slopes[2 * g + 1], in.sigmoid, size, sum, organ_sum);
-      if (grad_organ != nullptr)
-        store(organ_sum, size, in.organ.type,
-              static_cast<char*>(grad_organ) + (g * in.voxels + first) * size_of(in.organ.type));
-    }
-    store(sum, size, in.logits.type, static_cast<char*>(grad_logits) + (plane * in.voxels + first) * element);
+  const double total = moments.weight + masks_.eps;
+  const double mean = moments.mean * (moments.weight / total);
+  const double offset = moments.mean - mean;
+  const double variance = (moments.squares + moments.weight * offset * offset) / total;
+  return {total, mean, std::sqrt(variance), moments.weight * offset / total};
+}
+
+void AttenuationTerm::finish(const double* partials, std::int64_t chunks, double* out) const {
+  for (int mask = 0; mask < 2; ++mask) {
+    const Stats stats = stats_of(partials, chunks, mask);
+    *out++ = stats.total - masks_.eps;
+    *out++ = stats.mean;
+    *out++ = stats.sd;
   }
+}
+
+void AttenuationTerm::prepare(const Logits& logits, const float* grad, int threads) {
+  const std::int64_t chunks = Chunks(logits.volume).count();
+  const std::vector<double> partials = std::move(partials_of(logits, {this}, threads).front());
+  slopes_.clear();
+  for (std::int64_t group = 0; group < groups(); ++group)
+    for (int mask = 0; mask < 2; ++mask, grad += 3)
+      slopes_.push_back(slope_of(stats_of(partials.data() + 6 * group * chunks, chunks, mask), grad));
+}
+
+void AttenuationTerm::add_slopes(std::int64_t group, const Chunk& chunk, const float* x, const float* /*grad*/,
+                                 float* slopes) const {
+  const Values values(masks_, group, chunk);
+  float organ_slopes[kChunk];
+  add_logit_slopes(values.ct, x, values.tumour, values.organ, slopes_[2 * group], slopes_[2 * group + 1], sigmoid_,
+                   chunk.size(), slopes, organ_slopes);
+  if (grad_organ_ == nullptr) return;
+  const Type type = masks_.organ.array.type;
+  store(organ_slopes, chunk.size(), type,
+        static_cast<char*>(grad_organ_) + (group * masks_.organ.volume.voxels() + chunk.first) * size_of(type));
 }
 
 }  // namespace rsuper

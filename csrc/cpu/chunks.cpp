@@ -44,6 +44,7 @@ const float* load(const Array& array, std::int64_t count, float* buffer) {
     case Type::i16: widen(array.as<std::int16_t>(), count, buffer); break;
     case Type::i32: widen(array.as<std::int32_t>(), count, buffer); break;
     case Type::i64: widen(array.as<std::int64_t>(), count, buffer); break;
+    case Type::bits: break;  // not numbers: masks.h reads them
   }
   return buffer;
 }

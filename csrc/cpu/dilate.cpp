@@ -3,17 +3,20 @@
 //
 // A pass is cut into its slices, the runs of one dz each. Slices that are alike, such as those of dz and -dz of a ball,
 // are worked out once. Every plane of the mask is one job:
-//   1. in rising order of half width, its rows are grown to that width, a shift or two per row from the width before,
-//      and each run of that width is one long OR of the grown plane, moved by dy rows, into the run's slice;
-//   2. each slice is OR-ed into the planes dz away.
+//   1. its rows are grown to every half width of the pass, one after the other, by a shift or two from the one before;
+//   2. a slice is the OR, over its runs, of the rows grown to the run's half width, moved by dy rows;
+//   3. each slice is OR-ed into the planes dz away.
 // Jobs of several threads may meet in a plane of the output, one at a time. OR does not care for order, so the result
 // is the same for any number of threads.
 #include "rsuper/dilate.h"
 
 #include <algorithm>
 #include <cstdlib>
+#include <iterator>
 #include <map>
 #include <mutex>
+#include <set>
+#include <tuple>
 #include <utility>
 
 #ifdef _OPENMP
@@ -25,50 +28,59 @@
 namespace rsuper {
 namespace {
 
-// A run without its dz: its half width first, so that sorting puts narrow ones first.
-using SliceRun = std::pair<std::int64_t, std::int64_t>;  // half width, dy
+constexpr std::int64_t kBlock = 8;  // rows of a slice that are worked out at once
 
-struct Step {
+// A run without its dz.
+struct Tap {
   std::int64_t half_width, dy;
-  std::size_t slice;
+  bool operator<(const Tap& other) const {
+    return std::tie(half_width, dy) < std::tie(other.half_width, other.dy);
+  }
 };
 
 struct Plan {
-  std::vector<Step> steps;                     // in rising order of half width
+  std::vector<std::int64_t> half_widths;       // rising
+  std::vector<std::vector<Tap>> slices;        // here, half_width is an index into half_widths
   std::vector<std::vector<std::int64_t>> dzs;  // where each slice goes
   std::int64_t reach = 0;                      // the largest |dy|
 };
 
-Plan make_plan(const Pass& pass) {
-  std::map<std::int64_t, std::vector<SliceRun>> by_dz;
-  for (const Run& run : pass) by_dz[run.dz].emplace_back(run.half_width, run.dy);
-
-  std::map<std::vector<SliceRun>, std::vector<std::int64_t>> slices;
-  for (auto& [dz, slice] : by_dz) {
-    std::sort(slice.begin(), slice.end());
-    slices[slice].push_back(dz);
-  }
-
+// Leaves out runs that lead out of the volume from everywhere in it.
+Plan make_plan(const Pass& pass, const Shape& shape) {
+  std::map<std::int64_t, std::vector<Tap>> by_dz;
+  std::set<std::int64_t> half_widths;
   Plan plan;
-  for (const auto& [slice, dzs] : slices) {
-    for (const auto& [half_width, dy] : slice) {
-      plan.steps.push_back({half_width, dy, plan.dzs.size()});
-      plan.reach = std::max(plan.reach, std::abs(dy));
-    }
+  for (const Run& run : pass) {
+    if (std::abs(run.dz) >= shape.d || std::abs(run.dy) >= shape.h) continue;
+    // a half width of the row's length or more reaches every voxel of the row
+    const std::int64_t half_width = std::min<std::int64_t>(run.half_width, shape.w - 1);
+    by_dz[run.dz].push_back({half_width, run.dy});
+    half_widths.insert(half_width);
+    plan.reach = std::max<std::int64_t>(plan.reach, std::abs(run.dy));
+  }
+  plan.half_widths.assign(half_widths.begin(), half_widths.end());
+
+  std::map<std::vector<Tap>, std::vector<std::int64_t>> slices;
+  for (auto& [dz, taps] : by_dz) {
+    std::sort(taps.begin(), taps.end());
+    slices[taps].push_back(dz);
+  }
+  for (const auto& [taps, dzs] : slices) {
+    plan.slices.push_back(taps);
+    for (Tap& tap : plan.slices.back())
+      tap.half_width = std::distance(half_widths.begin(), half_widths.find(tap.half_width));
     plan.dzs.push_back(dzs);
   }
-  std::stable_sort(plan.steps.begin(), plan.steps.end(),
-                   [](const Step& a, const Step& b) { return a.half_width < b.half_width; });
   return plan;
 }
 
-// Planes of `rows` rows of whole words.
+// Planes of bits, each column of words after the other: rows lie side by side, so that loops over them become vectors.
 class BitPlanes {
  public:
-  BitPlanes(std::int64_t planes, std::int64_t rows, std::int64_t width)
-      : rows_(rows), words_(words_per_row(width)), bits_(planes * rows * words_) {}
+  BitPlanes(std::int64_t planes, std::int64_t rows, std::int64_t words)
+      : rows_(rows), words_(words), bits_(planes * rows * words) {}
 
-  Word* row(std::int64_t plane, std::int64_t y) { return bits_.data() + (plane * rows_ + y) * words_; }
+  Word* column(std::int64_t plane, std::int64_t w) { return bits_.data() + (plane * words_ + w) * rows_; }
   std::int64_t words() const { return words_; }
   void clear() { std::fill(bits_.begin(), bits_.end(), Word{0}); }
 
@@ -80,47 +92,88 @@ class BitPlanes {
 struct RowRange {
   std::int64_t begin, end;
   bool empty() const { return begin >= end; }
+  std::int64_t size() const { return end - begin; }
 };
 
-// Step 1 of a job, with the memory that it needs; one object per thread.
+// In place: every voxel spreads to the voxels `step` before and after it; 0 < step < 64. `before` and `after` are the
+// columns on both sides as they were, `before` is set to what this column was.
+RSUPER_MULTIVERSION void spread_column(Word* __restrict column, Word* __restrict before, const Word* __restrict after,
+                                       std::int64_t rows, std::int64_t step, Word mask) {
+  const std::int64_t rest = kWordBits - step;
+  for (std::int64_t y = 0; y < rows; ++y) {
+    const Word here = column[y];
+    column[y] = (here | here << step | before[y] >> rest | here >> step | after[y] << rest) & mask;
+    before[y] = here;
+  }
+}
+
+// out[i] = OR of rows[offset + i] over the offsets, for whole blocks of rows.
+RSUPER_MULTIVERSION void or_moved(const Word* __restrict rows, const std::vector<std::int64_t>& offsets,
+                                  std::int64_t count, Word* __restrict out) {
+  for (std::int64_t y = 0; y < count; y += kBlock) {
+    Word block[kBlock] = {};
+    for (const std::int64_t offset : offsets)
+      for (std::int64_t i = 0; i < kBlock; ++i) block[i] |= rows[offset + y + i];
+    for (std::int64_t i = 0; i < kBlock; ++i) out[y + i] = block[i];
+  }
+}
+
+// Steps 1 and 2 of a job, with the memory that they need; one object per thread.
 class SliceBuilder {
  public:
   SliceBuilder(const Plan& plan, const Shape& shape)
-      : plan_(plan), height_(shape.h), width_(shape.w), slices_(plan.dzs.size(), shape.h, shape.w),
-        grown_(1, shape.h, shape.w) {}
+      : plan_(plan), height_(shape.h), width_(shape.w), words_(words_per_row(shape.w)),
+        stride_(shape.h + 2 * plan.reach + kBlock), grown_(plan.half_widths.size(), stride_, words_),
+        slices_(plan.slices.size(), shape.h + kBlock, words_), before_(shape.h), none_(shape.h) {
+    for (const std::vector<Tap>& taps : plan.slices) {
+      offsets_.emplace_back();
+      for (const Tap& tap : taps) offsets_.back().push_back(tap.half_width * words_ * stride_ - tap.dy);
+    }
+  }
 
-  // Fills the slices for one plane of the mask, given by its first row.
-  void build(const Word* plane);
+  // Fills the slices for one plane of the mask.
+  void build(BitPlanes& mask, std::int64_t plane);
 
-  // The rows that a slice may have bits in, and the first of them.
+  // The rows that a slice may have bits in.
   RowRange touched() const;
-  const Word* slice(std::size_t i) { return slices_.row(i, touched().begin); }
+  const Word* slice(std::size_t i, std::int64_t w) { return slices_.column(i, w); }
 
  private:
-  RowRange occupied_rows(const Word* plane) const;
-  void grow_to(std::int64_t half_width);
-  void grow_by(std::int64_t step);
-  void add(const Step& step);
+  RowRange occupied_rows(BitPlanes& mask, std::int64_t plane) const;
+  Word* grown(std::size_t level, std::int64_t w) { return grown_.column(level, w) + plan_.reach; }
+  void grow(std::size_t level, std::int64_t step);
 
   const Plan& plan_;
-  const std::int64_t height_, width_;
-  BitPlanes slices_;
-  BitPlanes grown_;             // the plane of the mask, its rows grown to half_width_; only rows_ are valid
-  RowRange rows_{0, 0};         // where the mask has voxels
-  std::int64_t half_width_ = 0;
+  const std::int64_t height_, width_, words_, stride_;
+  BitPlanes grown_;   // the plane of the mask at every half width, with empty rows around it
+  BitPlanes slices_;  // from the first touched row on
+  std::vector<std::vector<std::int64_t>> offsets_;  // of each slice: where its taps lie in grown_
+  std::vector<Word> before_;                        // a column as it was before it grew
+  const std::vector<Word> none_;                    // the column past the last one
+  RowRange rows_{0, 0};                             // where the mask has voxels
 };
 
-void SliceBuilder::build(const Word* plane) {
-  rows_ = occupied_rows(plane);
+void SliceBuilder::build(BitPlanes& mask, std::int64_t plane) {
+  rows_ = occupied_rows(mask, plane);
   if (rows_.empty()) return;
-  const std::int64_t words = grown_.words();
-  std::copy(plane + rows_.begin * words, plane + rows_.end * words, grown_.row(0, rows_.begin));
-  half_width_ = 0;
-  slices_.clear();
-  for (const Step& step : plan_.steps) {
-    grow_to(step.half_width);
-    add(step);
+  grown_.clear();
+  std::int64_t half_width = 0;
+  for (std::size_t level = 0; level < plan_.half_widths.size(); ++level) {
+    for (std::int64_t w = 0; w < words_; ++w) {
+      const Word* from = level == 0 ? mask.column(plane, w) : grown(level - 1, w);
+      std::copy(from + rows_.begin, from + rows_.end, grown(level, w) + rows_.begin);
+    }
+    // a step of at most half_width + 1 leaves no gap, also where the end of a row has cut off a part of a grown voxel
+    while (half_width < plan_.half_widths[level]) {
+      const std::int64_t step = std::min({plan_.half_widths[level] - half_width, half_width + 1, kWordBits - 1});
+      grow(level, step);
+      half_width += step;
+    }
   }
+  const RowRange rows = touched();
+  for (std::size_t i = 0; i < plan_.slices.size(); ++i)
+    for (std::int64_t w = 0; w < words_; ++w)
+      or_moved(grown(0, w) + rows.begin, offsets_[i], rows.size(), slices_.column(i, w));
 }
 
 RowRange SliceBuilder::touched() const {
@@ -128,44 +181,38 @@ RowRange SliceBuilder::touched() const {
   return {std::max<std::int64_t>(rows_.begin - plan_.reach, 0), std::min(rows_.end + plan_.reach, height_)};
 }
 
-RowRange SliceBuilder::occupied_rows(const Word* plane) const {
-  const std::int64_t words = grown_.words();
+RowRange SliceBuilder::occupied_rows(BitPlanes& mask, std::int64_t plane) const {
+  const auto is_empty = [&](std::int64_t y) {
+    Word all = 0;
+    for (std::int64_t w = 0; w < words_; ++w) all |= mask.column(plane, w)[y];
+    return all == 0;
+  };
   RowRange rows{0, height_};
-  while (!rows.empty() && !any_bit(plane + rows.begin * words, words)) ++rows.begin;
-  while (!rows.empty() && !any_bit(plane + (rows.end - 1) * words, words)) --rows.end;
+  while (!rows.empty() && is_empty(rows.begin)) ++rows.begin;
+  while (!rows.empty() && is_empty(rows.end - 1)) --rows.end;
   return rows;
 }
 
-// A half width of the row's length or more reaches every voxel of the row.
-// A step of at most half_width_ + 1 leaves no gap, also where the end of the row has cut off a part of a grown voxel.
-void SliceBuilder::grow_to(std::int64_t half_width) {
-  const std::int64_t goal = std::min(half_width, width_ - 1);
-  while (half_width_ < goal) grow_by(std::min({goal - half_width_, half_width_ + 1, kWordBits - 1}));
-}
-
-void SliceBuilder::grow_by(std::int64_t step) {
-  const Word last_mask = last_word_mask(width_);
-  for (std::int64_t y = rows_.begin; y < rows_.end; ++y) spread_row(grown_.row(0, y), grown_.words(), step, last_mask);
-  half_width_ += step;
-}
-
-// Rows lie one after the other, so moving a plane by dy rows is one long OR.
-void SliceBuilder::add(const Step& step) {
-  const RowRange rows{std::max(rows_.begin, -step.dy), std::min(rows_.end, height_ - step.dy)};
-  if (rows.empty()) return;
-  or_words(slices_.row(step.slice, rows.begin + step.dy), grown_.row(0, rows.begin),
-           (rows.end - rows.begin) * grown_.words());
+void SliceBuilder::grow(std::size_t level, std::int64_t step) {
+  std::fill(before_.begin(), before_.end(), Word{0});
+  for (std::int64_t w = 0; w < words_; ++w) {
+    const bool last = w == words_ - 1;
+    const Word* after = last ? none_.data() : grown(level, w + 1) + rows_.begin;
+    spread_column(grown(level, w) + rows_.begin, before_.data(), after, rows_.size(), step,
+                  last ? last_word_mask(width_) : ~Word{0});
+  }
 }
 
 class Dilation {
  public:
   Dilation(const Shape& shape, int threads)
-      : shape_(shape), planes_(shape.n * shape.d), threads_(std::max(threads, 1)), mask_(planes_, shape.h, shape.w),
-        out_(planes_, shape.h, shape.w), out_locks_(planes_) {}
+      : shape_(shape), planes_(shape.n * shape.d), threads_(std::max(threads, 1)),
+        mask_(planes_, shape.h, words_per_row(shape.w)), out_(planes_, shape.h, words_per_row(shape.w)),
+        out_locks_(planes_) {}
 
-  void load(const std::uint8_t* src);
+  void load(const Word* src);
   void apply(const Pass& pass);
-  void store(std::uint8_t* dst);
+  void store(Word* dst);
 
  private:
   void scatter(SliceBuilder& slices, const Plan& plan, std::int64_t plane);
@@ -190,26 +237,24 @@ class Dilation {
   std::vector<std::mutex> out_locks_;  // one per plane of out_
 };
 
-void Dilation::load(const std::uint8_t* src) {
-  for_each_plane([&](std::int64_t plane, int) {
+void Dilation::load(const Word* src) {
+  for (std::int64_t plane = 0; plane < planes_; ++plane)
     for (std::int64_t y = 0; y < shape_.h; ++y)
-      pack_row(src + (plane * shape_.h + y) * shape_.w, mask_.row(plane, y), shape_.w);
-  });
+      for (std::int64_t w = 0; w < mask_.words(); ++w) mask_.column(plane, w)[y] = *src++;
 }
 
-void Dilation::store(std::uint8_t* dst) {
-  for_each_plane([&](std::int64_t plane, int) {
+void Dilation::store(Word* dst) {
+  for (std::int64_t plane = 0; plane < planes_; ++plane)
     for (std::int64_t y = 0; y < shape_.h; ++y)
-      unpack_row(mask_.row(plane, y), dst + (plane * shape_.h + y) * shape_.w, shape_.w);
-  });
+      for (std::int64_t w = 0; w < mask_.words(); ++w) *dst++ = mask_.column(plane, w)[y];
 }
 
 void Dilation::apply(const Pass& pass) {
-  const Plan plan = make_plan(pass);
+  const Plan plan = make_plan(pass, shape_);
   std::vector<SliceBuilder> builders(threads_, SliceBuilder(plan, shape_));
   out_.clear();
   for_each_plane([&](std::int64_t plane, int thread) {
-    builders[thread].build(mask_.row(plane, 0));
+    builders[thread].build(mask_, plane);
     scatter(builders[thread], plan, plane);
   });
   std::swap(mask_, out_);
@@ -218,19 +263,20 @@ void Dilation::apply(const Pass& pass) {
 void Dilation::scatter(SliceBuilder& slices, const Plan& plan, std::int64_t plane) {
   const std::int64_t z = plane % shape_.d;
   const RowRange rows = slices.touched();
+  if (rows.empty()) return;
   for (std::size_t i = 0; i < plan.dzs.size(); ++i) {
     for (const std::int64_t dz : plan.dzs[i]) {
       if (z + dz < 0 || z + dz >= shape_.d) continue;
       const std::lock_guard<std::mutex> lock(out_locks_[plane + dz]);
-      or_words(out_.row(plane + dz, rows.begin), slices.slice(i), (rows.end - rows.begin) * out_.words());
+      for (std::int64_t w = 0; w < out_.words(); ++w)
+        or_words(out_.column(plane + dz, w) + rows.begin, slices.slice(i, w), rows.size());
     }
   }
 }
 
 }  // namespace
 
-void dilate(const std::uint8_t* src, std::uint8_t* dst, const Shape& shape, const std::vector<Pass>& passes,
-            int threads) {
+void dilate(const Word* src, Word* dst, const Shape& shape, const std::vector<Pass>& passes, int threads) {
   if (shape.n == 0 || shape.d == 0 || shape.h == 0 || shape.w == 0) return;
   Dilation dilation(shape, threads);
   dilation.load(src);

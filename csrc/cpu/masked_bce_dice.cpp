@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-// Masked cross-entropy and Dice sums. Chunks without a known voxel are skipped before the logits are read.
+// Masked cross-entropy and Dice sums of masks of any type. Chunks without a known voxel are skipped before the logits are
+// read. Bits, the fast case, are in bce_dice_bits.h.
 #include "rsuper/masked_bce_dice.h"
+
+#include "rsuper/bce_dice_bits.h"
+#include "rsuper/blocks.h"
 
 namespace rsuper {
 namespace {
 
 // What one voxel adds to the six sums.
-struct Terms {
+struct SixTerms {
   float values[kSums];
 };
 
-inline Terms terms_of(float x, float t, float k, float w) {
+inline SixTerms terms_of(float x, float t, float k, float w) {
   const Logistic y = logistic(x);
   const float kt = k * t, kn = k - kt;
   return {{w * kt * y.minus_log_p, w * kn * y.minus_log_1p, kt * y.probability, kn * y.probability,
@@ -19,7 +23,7 @@ inline Terms terms_of(float x, float t, float k, float w) {
 
 inline float at_most_100(float value) { return value < 100.0f ? value : 100.0f; }
 
-inline Terms plain_terms_of(float p, float t, float k, float w) {
+inline SixTerms plain_terms_of(float p, float t, float k, float w) {
   const float kt = k * t, kn = k - kt;
   return {{w * kt * at_most_100(-std::log(p)), w * kn * at_most_100(-std::log(1.0f - p)), kt * p, kn * p,
            kt * (1.0f - p), k}};
@@ -31,11 +35,11 @@ RSUPER_MULTIVERSION void add_sigmoid_terms(const float* x, const float* t, const
   std::int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes)
     for (int lane = 0; lane < kLanes; ++lane) {
-      const Terms terms = terms_of(x[i + lane], t[i + lane], k[i + lane], w[i + lane]);
+      const SixTerms terms = terms_of(x[i + lane], t[i + lane], k[i + lane], w[i + lane]);
       for (int s = 0; s < kSums; ++s) lanes[s].lanes[lane] += terms.values[s];
     }
   for (; i < count; ++i) {
-    const Terms terms = terms_of(x[i], t[i], k[i], w[i]);
+    const SixTerms terms = terms_of(x[i], t[i], k[i], w[i]);
     for (int s = 0; s < kSums; ++s) lanes[s].lanes[0] += terms.values[s];
   }
   for (int s = 0; s < kSums; ++s) sums[s] += lanes[s].total();
@@ -44,14 +48,14 @@ RSUPER_MULTIVERSION void add_sigmoid_terms(const float* x, const float* t, const
 void add_plain_terms(const float* p, const float* t, const float* k, const float* w, std::int64_t count, double* sums) {
   for (std::int64_t i = 0; i < count; ++i) {
     if (k[i] == 0.0f) continue;
-    const Terms terms = plain_terms_of(p[i], t[i], k[i], w[i]);
+    const SixTerms terms = plain_terms_of(p[i], t[i], k[i], w[i]);
     for (int s = 0; s < kSums; ++s) sums[s] += terms.values[s];
   }
 }
 
 // grad holds the gradients of the six sums.
 RSUPER_MULTIVERSION void add_sigmoid_slopes(const float* x, const float* t, const float* k, const float* w,
-                                            const float* grad, std::int64_t count, float* out) {
+                                            const float* grad, std::int64_t count, float* slopes) {
   const float positive = grad[0], negative = grad[1], tp = grad[2], fp = grad[3], fn = grad[4];
   for (std::int64_t i = 0; i < count; ++i) {
     const float e = exp_minus_abs(x[i]);
@@ -59,19 +63,19 @@ RSUPER_MULTIVERSION void add_sigmoid_slopes(const float* x, const float* t, cons
     const bool above = x[i] >= 0;
     const float p = above ? inverse : small, q = above ? small : inverse;
     const float kt = k[i] * t[i], kn = k[i] - kt;
-    out[i] += w[i] * (negative * kn * p - positive * kt * q) + (kt * (tp - fn) + kn * fp) * p * q;
+    slopes[i] += w[i] * (negative * kn * p - positive * kt * q) + (kt * (tp - fn) + kn * fp) * p * q;
   }
 }
 
 // As torch does, p (1 - p) is kept away from 0, so that probabilities of 0 and 1 have finite slopes.
 RSUPER_MULTIVERSION void add_plain_slopes(const float* p, const float* t, const float* k, const float* w,
-                                          const float* grad, std::int64_t count, float* out) {
+                                          const float* grad, std::int64_t count, float* slopes) {
   const float positive = grad[0], negative = grad[1], tp = grad[2], fp = grad[3], fn = grad[4];
   for (std::int64_t i = 0; i < count; ++i) {
     const float product = p[i] * (1.0f - p[i]);
     const float scale = w[i] / (product > 1e-12f ? product : 1e-12f);
     const float kt = k[i] * t[i], kn = k[i] - kt;
-    out[i] += scale * (negative * kn * p[i] + positive * kt * (p[i] - 1.0f)) + kt * (tp - fn) + kn * fp;
+    slopes[i] += scale * (negative * kn * p[i] + positive * kt * (p[i] - 1.0f)) + kt * (tp - fn) + kn * fp;
   }
 }
 
@@ -80,73 +84,62 @@ struct MaskChunk {
   const float *targets, *known, *weights;
   float buffers[3][kChunk];
 
-  // False if no voxel of the chunk is known.
-  bool read(const BceDiceInputs& inputs, std::int64_t target, std::int64_t first, std::int64_t count) {
-    const std::int64_t start = target * inputs.voxels + first;
-    if (all_zero(inputs.known.from(start), count)) return false;
-    known = load(inputs.known.from(start), count, buffers[1]);
-    targets = load(inputs.targets.from(start), count, buffers[0]);
-    if (inputs.weights.data == nullptr) {
-      std::fill(buffers[2], buffers[2] + count, 1.0f);
-      weights = buffers[2];
-    } else {
-      weights = load(inputs.weights.from(start), count, buffers[2]);
-    }
-    return true;
+  MaskChunk(const BceDiceMasks& masks, std::int64_t group, const Chunk& chunk)
+      : targets(masks.targets.load(group, chunk, buffers[0])), known(masks.known.load(group, chunk, buffers[1])) {
+    const std::int64_t start = group * masks.known.volume.voxels() + chunk.first;
+    if (masks.weights.data == nullptr) std::fill(buffers[2], buffers[2] + chunk.size(), 1.0f);
+    weights = masks.weights.data == nullptr ? buffers[2] : load(masks.weights.from(start), chunk.size(), buffers[2]);
   }
 };
 
 }  // namespace
 
-void masked_bce_dice(const BceDiceInputs& inputs, float* sums, int threads) {
-  const std::int64_t count = inputs.planes.size(), chunks = chunks_of(inputs.voxels);
-  std::vector<double> partial(count * chunks * kSums);
-#pragma omp parallel for num_threads(threads) schedule(static)
-  for (std::int64_t job = 0; job < count * chunks; ++job) {
-    const std::int64_t g = job / chunks, first = job % chunks * kChunk;
-    const std::int64_t size = std::min(kChunk, inputs.voxels - first);
-    MaskChunk mask;
-    if (!mask.read(inputs, g, first, size)) continue;
-    float buffer[kChunk];
-    const float* x = load(inputs.logits.from(inputs.planes[g] * inputs.voxels + first), size, buffer);
-    const auto add = inputs.sigmoid ? add_sigmoid_terms : add_plain_terms;
-    add(x, mask.targets, mask.known, mask.weights, size, partial.data() + job * kSums);
-  }
-  for (std::int64_t g = 0; g < count; ++g) {
-    double total[kSums] = {};
-    for (std::int64_t chunk = 0; chunk < chunks; ++chunk)
-      for (int s = 0; s < kSums; ++s) total[s] += partial[(g * chunks + chunk) * kSums + s];
-    for (int s = 0; s < kSums; ++s) sums[g * kSums + s] = static_cast<float>(total[s]);
+BceDiceTerm::BceDiceTerm(BceDiceMasks masks, std::vector<std::int64_t> planes, bool sigmoid)
+    : Term(std::move(planes)), masks_(masks), sigmoid_(sigmoid) {
+  if (masks.weights.data == nullptr || !by_bits()) return;
+  const std::int64_t rows = masks.targets.volume.rows, row_words = masks.targets.row_words();
+  targets_before_.reserve(groups() * rows);
+  const Word* word = masks.targets.array.as<Word>();
+  for (std::int64_t group = 0; group < groups(); ++group) {
+    std::int64_t before = 0;
+    for (std::int64_t row = 0; row < rows; ++row) {
+      targets_before_.push_back(before);
+      for (std::int64_t w = 0; w < row_words; ++w) before += count_bits(*word++);
+    }
   }
 }
 
-void masked_bce_dice_backward(const BceDiceInputs& inputs, const float* grad, std::int64_t plane_count,
-                              void* grad_logits, int threads) {
-  const std::int64_t chunks = chunks_of(inputs.voxels), element = size_of(inputs.logits.type);
-  const auto members = members_of_planes(inputs.planes, plane_count);
-  prefer_large_pages(grad_logits, plane_count * inputs.voxels * element);
-#pragma omp parallel for num_threads(threads) schedule(static)
-  for (std::int64_t job = 0; job < plane_count * chunks; ++job) {
-    const std::int64_t plane = job / chunks, first = job % chunks * kChunk;
-    const std::int64_t size = std::min(kChunk, inputs.voxels - first), start = plane * inputs.voxels + first;
-    char* out = static_cast<char*>(grad_logits) + start * element;
-    float sum[kChunk], buffer[kChunk];
-    bool touched = false;
-    for (const std::int64_t g : members[plane]) {
-      MaskChunk mask;
-      if (!mask.read(inputs, g, first, size)) continue;
-      if (!touched) std::fill(sum, sum + size, 0.0f);
-      touched = true;
-      const float* x = load(inputs.logits.from(start), size, buffer);
-      const auto add = inputs.sigmoid ? add_sigmoid_slopes : add_plain_slopes;
-      add(x, mask.targets, mask.known, mask.weights, grad + g * kSums, size, sum);
-    }
-    if (touched) {
-      store(sum, size, inputs.logits.type, out);
-    } else {
-      std::memset(out, 0, size * element);
-    }
+// The weight of the first target voxel of a chunk, or null.
+const float* BceDiceTerm::weights_of(std::int64_t group, const Chunk& chunk) const {
+  if (targets_before_.empty()) return nullptr;
+  std::int64_t before = targets_before_[group * masks_.targets.volume.rows + chunk.row];
+  const Word* words = masks_.targets.words(group, chunk);
+  for (std::int64_t w = 1; w <= chunk.x / kWordBits; ++w) before += count_bits(words[-w]);
+  return masks_.weights.as<float>() + group * masks_.weight_stride + before;
+}
+
+void BceDiceTerm::add(std::int64_t group, const Chunk& chunk, const float* x, double* partial) const {
+  if (by_bits()) {
+    const BitChunk bits{masks_.targets.words(group, chunk), masks_.known.words(group, chunk),
+                        masks_.known.row_words(), weights_of(group, chunk)};
+    add_bit_terms(x, bits, chunk, partial);
+    return;
   }
+  const MaskChunk mask(masks_, group, chunk);
+  (sigmoid_ ? add_sigmoid_terms : add_plain_terms)(x, mask.targets, mask.known, mask.weights, chunk.size(), partial);
+}
+
+void BceDiceTerm::add_slopes(std::int64_t group, const Chunk& chunk, const float* x, const float* grad,
+                             float* slopes) const {
+  if (by_bits()) {
+    const BitChunk bits{masks_.targets.words(group, chunk), masks_.known.words(group, chunk),
+                        masks_.known.row_words(), weights_of(group, chunk)};
+    add_bit_slopes(x, bits, chunk, grad, slopes);
+    return;
+  }
+  const MaskChunk mask(masks_, group, chunk);
+  (sigmoid_ ? add_sigmoid_slopes : add_plain_slopes)(x, mask.targets, mask.known, mask.weights, grad, chunk.size(),
+                                                     slopes);
 }
 
 }  // namespace rsuper

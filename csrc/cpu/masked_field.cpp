@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "rsuper/masked_field.h"
 
+#include "rsuper/pack_bits.h"
+
 namespace rsuper {
 namespace {
 
@@ -129,10 +131,8 @@ bool MaskedField::read(std::int64_t z, std::int64_t y, std::int64_t x, std::int6
 }
 
 std::vector<Word> packed(const std::uint8_t* mask, const Grid& grid) {
-  const std::int64_t row_words = words_per_row(grid.w);
-  std::vector<Word> words(grid.rows() * row_words);
-  for (std::int64_t row = 0; row < grid.rows(); ++row)
-    pack_row(mask + row * grid.w, words.data() + row * row_words, grid.w);
+  std::vector<Word> words(grid.rows() * words_per_row(grid.w));
+  pack_masks({mask, Type::u8}, grid.rows(), grid.w, {{0}}, words.data(), 1);
   return words;
 }
 

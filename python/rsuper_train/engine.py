@@ -156,4 +156,4 @@ def ball_mask(network: nn.Module, sample: Sample, settings: Settings) -> np.ndar
     network.eval()
     logits = network(sample.image[None])
     targets = pseudo_masks(logits, sample.findings, sample.labels[None], sample.spacing, recipe=settings.recipe)
-    return targets.placement.body.any(0).numpy()
+    return targets.body.any(0).numpy()

@@ -9,8 +9,8 @@ from rsuper_kernels.checks import accumulation_dtype, check_float, check_ndim, c
 from rsuper_kernels.compat.channels import ClassNames, get_lesion_channels, merged_weights, read_class_names
 from rsuper_kernels.compat.masks import dilated
 from rsuper_kernels.losses.volume import volume_curve
-from rsuper_kernels.ops.masked_bce_dice.op import every_plane
 from rsuper_kernels.ops.region_sums import region_sums
+from rsuper_kernels.tables import every_plane
 
 
 def volume_loss_basic(

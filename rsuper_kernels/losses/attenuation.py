@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rsuper_kernels.checks import check_choice, check_shape
+from rsuper_kernels.checks import check_choice, check_device, check_shape
 from rsuper_kernels.findings import FindingGroup, Findings
 from rsuper_kernels.losses.ball import BallTargets
 from rsuper_kernels.losses.regions import ReportRegions, check_inputs
-from rsuper_kernels.ops.attenuation_stats import attenuation_stats
+from rsuper_kernels.ops.loss_sums import AttenuationStats, loss_sums
 from rsuper_kernels.recipes import Recipe, get_recipe
 
 # Order of the classifier's logits.
@@ -95,77 +95,64 @@ def attenuation_loss(
     check_inputs(logits, findings, finite=check)
     rules = get_recipe(recipe, **options)
     groups = telling_groups(findings)
-    masks, dilated = ReportRegions.of(logits, findings, regions, spacing, rules, impl).rows(groups)
-    return grouped_attenuation_loss(logits, ct, findings, groups, masks, dilated, rules, impl)
+    where = ReportRegions.of(logits, findings, regions, spacing, rules, impl)
+    term = group_term(ct_volumes(ct, logits), findings, groups, where, rules)
+    (stats,) = loss_sums(logits, [term], impl=impl)
+    return group_loss(stats, findings, groups, term, rules)
 
 
-def grouped_attenuation_loss(
-    logits: torch.Tensor,
-    ct: torch.Tensor,
-    findings: Findings,
-    groups: Sequence[int],
-    masks: torch.Tensor,
-    dilated: torch.Tensor,
-    recipe: Recipe,
-    impl: str = "auto",
-) -> torch.Tensor:
-    """The attenuation loss of `groups`, whose S and S+ are `masks` and `dilated` (G, D, H, W)."""
+def group_term(
+    ct: torch.Tensor, findings: Findings, groups: Sequence[int], where: ReportRegions, recipe: Recipe
+) -> AttenuationStats:
+    """What the attenuation loss of whole groups needs: the statistics of tumours in S+ and of the rest of S."""
     members = [findings.groups[g] for g in groups]
-    stats = attenuation_stats(
-        windowed_ct(ct, logits, recipe.window),
-        logits,
-        dilated,
-        masks,
-        [m.sample for m in members],
-        [int(m.channel) for m in members],
-        eps=EPS,
-        impl=impl,
-    )
-    losses = contrast_hinge(stats, [group_attenuation(member) for member in members], recipe)
-    present = masks.flatten(1).any(1)
-    return (losses * present).sum() / present.sum().clamp(min=1)
+    masks, dilated = where.rows(groups)
+    planes = ([m.sample for m in members], [int(m.channel) for m in members])
+    return AttenuationStats(ct, dilated, masks, *planes, recipe.window, EPS)
 
 
-def placed_attenuation_loss(
-    logits: torch.Tensor,
-    ct: torch.Tensor,
-    targets: BallTargets,
-    masks: torch.Tensor,
-    recipe: Recipe,
-    impl: str = "auto",
+def group_loss(
+    stats: torch.Tensor, findings: Findings, groups: Sequence[int], term: AttenuationStats, recipe: Recipe
 ) -> torch.Tensor:
-    """The attenuation loss of each tumour that the ball loss placed, on its own voxels.
-
-    Args:
-        targets: from `ball_targets`; the organ is the tumour's region in `masks` (G, D, H, W) without placed tumours.
-        logits, ct, impl: as in `attenuation_loss`.
-    """
-    placed = [t for t in targets.placement.tumours if t.tumour.attenuation in ("hypo", "iso", "hyper")]
-    shape = (len(placed), *logits.shape[2:])
-    bodies = torch.stack([t.body for t in placed]) if placed else masks.new_zeros(shape)
-    taken = targets.placement.body[[t.plane for t in placed]]
-    organs = masks[[t.mask for t in placed]] & ~(taken & ~bodies)
-    stats = attenuation_stats(
-        windowed_ct(ct, logits, recipe.window),
-        logits,
-        bodies,
-        organs,
-        [targets.sample[t.plane] for t in placed],
-        [targets.channel[t.plane] for t in placed],
-        eps=EPS,
-        impl=impl,
-    )
-    losses = contrast_hinge(stats, [t.tumour.attenuation for t in placed], recipe)
-    present = bodies.flatten(1).any(1) & organs.flatten(1).any(1)
+    """The attenuation loss of whole groups, given the statistics of their `group_term`."""
+    losses = contrast_hinge(stats, [group_attenuation(findings.groups[g]) for g in groups], recipe)
+    present = term.organ.any()
     return (losses * present).sum() / present.sum().clamp(min=1)
 
 
-def windowed_ct(ct: torch.Tensor, logits: torch.Tensor, window: tuple[float, float]) -> torch.Tensor:
-    """The CT as (B, D, H, W), clipped to the window in HU, without gradient."""
+def placed_term(ct: torch.Tensor, targets: BallTargets, where: ReportRegions, recipe: Recipe) -> AttenuationStats:
+    """What the attenuation loss of the placed tumours needs: their own voxels, and their region without tumours."""
+    placement = targets.placement
+    rows = _telling_tumours(targets)
+    placed = [placement.tumours[row] for row in rows]
+    bodies, taken = placement.bodies[rows], placement.body[[t.plane for t in placed]]
+    masks, _ = where.rows([targets.groups[t.mask] for t in placed])
+    planes = ([targets.sample[t.plane] for t in placed], [targets.channel[t.plane] for t in placed])
+    return AttenuationStats(ct, bodies, masks.minus(taken.minus(bodies)), *planes, recipe.window, EPS)
+
+
+def placed_loss(stats: torch.Tensor, targets: BallTargets, term: AttenuationStats, recipe: Recipe) -> torch.Tensor:
+    """The attenuation loss of the placed tumours, given the statistics of their `placed_term`."""
+    attenuations = [targets.placement.tumours[row].tumour.attenuation for row in _telling_tumours(targets)]
+    losses = contrast_hinge(stats, attenuations, recipe)
+    present = term.tumour.any() & term.organ.any()
+    return (losses * present).sum() / present.sum().clamp(min=1)
+
+
+def _telling_tumours(targets: BallTargets) -> list[int]:
+    return [
+        row for row, t in enumerate(targets.placement.tumours) if t.tumour.attenuation in ("hypo", "iso", "hyper")
+    ]
+
+
+def ct_volumes(ct: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """The CT as (B, D, H, W), without gradient."""
     if ct.ndim == 5:
         check_shape("ct", ct, (logits.shape[0], 1, *logits.shape[2:]), "(B, 1, D, H, W)")
         ct = ct[:, 0]
-    return ct.detach().clamp(*window)
+    check_shape("ct", ct, (logits.shape[0], *logits.shape[2:]), "(B, D, H, W)")
+    check_device("ct", ct, "logits", logits)
+    return ct.detach()
 
 
 def attenuation_features(stats: torch.Tensor, voxels: int) -> torch.Tensor:

@@ -7,16 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import math
+
 import torch
 from torch import nn
 
-from rsuper_kernels.checks import accumulation_dtype, check_device, check_shape
+from rsuper_kernels.bits import BitMasks
+from rsuper_kernels.checks import check_device, check_shape
 from rsuper_kernels.findings import Findings
-from rsuper_kernels.losses.placement import Placement, place_tumours, plane_candidates
+from rsuper_kernels.losses.placement import PlacedTumour, Placement, place_tumours, plane_candidates
 from rsuper_kernels.losses.regions import ReportRegions, check_inputs, reported_known
 from rsuper_kernels.losses.segmentation import adaptive_dice, mean_dice
-from rsuper_kernels.ops.ball_select import rank_weights
-from rsuper_kernels.ops.masked_bce_dice import masked_bce_dice
+from rsuper_kernels.ops.ball_select import foreground_weights
+from rsuper_kernels.ops.loss_sums import BceDice, loss_sums
+from rsuper_kernels.ops.pack_bits import pack_masks, unpack_masks
 from rsuper_kernels.recipes import Recipe, get_recipe
 
 
@@ -26,11 +30,31 @@ class BallTargets:
 
     sample: list[int]
     channel: list[int]
-    probability: torch.Tensor
-    """(P, D, H, W), detached."""
+    groups: list[int]
+    """The finding groups of the planes, plane after plane; what `mask` counts in the placement."""
     placement: Placement
+    penalised: BitMasks
+    """Foreground and background of each of the P planes."""
+
+
+@dataclass
+class PseudoMasks:
+    """What the Ball Loss trains on, as bool masks (P, D, H, W) of the planes (sample, channel) that take it."""
+
+    sample: list[int]
+    channel: list[int]
+    core: torch.Tensor
+    """Foreground."""
+    body: torch.Tensor
+    """The reported volume of each tumour."""
+    tolerated: torch.Tensor
+    """Around the foreground: neither raised nor lowered."""
     penalised: torch.Tensor
-    """(P, D, H, W) bool: foreground and background."""
+    """Foreground and background."""
+    tumours: list[PlacedTumour]
+    """Each tumour of the report, with the plane that it is on."""
+    bodies: torch.Tensor
+    """The voxels of each of `tumours`, (T, D, H, W)."""
 
 
 def ball_loss(
@@ -69,8 +93,10 @@ def ball_loss(
     """
     check_inputs(logits, findings, finite=check)
     rules = get_recipe(recipe, **options)
-    targets = pseudo_masks(logits, findings, regions, spacing, known=known, recipe=rules, impl=impl)
-    return ball_terms(logits, findings, targets, rules, impl)
+    where = ReportRegions.of(logits, findings, regions, spacing, rules, impl)
+    targets = ball_targets(logits, findings, where, rules, known=_packed_known(known, logits, impl), impl=impl)
+    (sums,) = loss_sums(logits, [ball_term(logits, targets, rules, impl)], impl=impl)
+    return ball_from_sums(sums, findings, targets, rules)
 
 
 def pseudo_masks(
@@ -83,19 +109,32 @@ def pseudo_masks(
     recipe: str | Recipe = "paper",
     impl: str = "auto",
     **options: Any,
-) -> BallTargets:
+) -> PseudoMasks:
     """Find what the Ball Loss would train on: where each reported tumour is placed, and what is background.
 
-    Args, errors: as `ball_loss`, which calls this.
+    Args, errors: as `ball_loss`.
 
     Returns:
-        The targets of every plane that takes the ball loss; `targets.placement.tumours` lists each tumour with its
-        voxels. No gradient.
+        The masks of every plane that takes the ball loss, and of each tumour. No gradient.
     """
     check_inputs(logits, findings)
     rules = get_recipe(recipe, **options)
     where = ReportRegions.of(logits, findings, regions, spacing, rules, impl)
-    return ball_targets(logits, findings, where, rules, known=known, impl=impl)
+    targets = ball_targets(logits, findings, where, rules, known=_packed_known(known, logits, impl), impl=impl)
+    placement = targets.placement
+    masks = (placement.core, placement.body, placement.tolerated, targets.penalised)
+    unpacked = [unpack_masks(mask, impl=impl) for mask in masks]
+    bodies = unpack_masks(placement.bodies, impl=impl)
+    return PseudoMasks(targets.sample, targets.channel, *unpacked, placement.tumours, bodies)
+
+
+def _packed_known(known: torch.Tensor | None, logits: torch.Tensor, impl: str) -> BitMasks | None:
+    """Known voxels as bits, one mask a plane of the logits."""
+    if known is None:
+        return None
+    check_shape("known", known, tuple(logits.shape), "(B, C, D, H, W)")
+    check_device("known", known, "logits", logits)
+    return pack_masks(known.flatten(0, 1), impl=impl)
 
 
 def ball_planes(findings: Findings, recipe: Recipe) -> dict[tuple[int, int], list[int]]:
@@ -115,74 +154,63 @@ def ball_targets(
     where: ReportRegions,
     recipe: Recipe,
     *,
-    known: torch.Tensor | None = None,
+    known: BitMasks | None = None,
     impl: str = "auto",
 ) -> BallTargets:
-    """Pseudo-masks of the planes that take the ball loss; see `pseudo_masks`."""
+    """Pseudo-masks of the planes that take the ball loss; see `pseudo_masks`. `known` has a mask a plane of logits."""
     planes = ball_planes(findings, recipe)
-    masks, dilated = where.rows([g for groups in planes.values() for g in groups])
-    sample, channel = [b for b, _ in planes], [c for _, c in planes]
-    shape = tuple(logits.shape[2:])
-    probability = logits.detach()[sample, channel].to(accumulation_dtype(logits)).sigmoid()
-    allowed = torch.zeros_like(probability, dtype=torch.bool)
-    settled, open_ended = allowed.clone(), allowed.clone()
+    volume, device = tuple(logits.shape[2:]), logits.device
+    members = [g for groups in planes.values() for g in groups]
+    masks, dilated = where.rows(members)
+    allowed, open_ended, settled = (BitMasks.zeros(len(planes), volume, device) for _ in range(3))
     first = 0
     for p, groups in enumerate(planes.values()):
-        rows = range(first, first + len(groups))
-        first += len(groups)
-        for row, g in zip(rows, groups, strict=True):
+        for row, g in enumerate(groups, start=first):
             if not findings.groups[g].negative:
-                allowed[p] |= dilated[row]
+                allowed.words[p] |= dilated.words[row]
             if findings.groups[g].open_ended:
-                open_ended[p] |= dilated[row]
-        settled[p] = reported_known(findings, groups, masks[rows.start : rows.stop])
+                open_ended.words[p] |= dilated.words[row]
+        settled.words[p] = reported_known(findings, groups, masks[first : first + len(groups)]).words[0]
+        first += len(groups)
+    sample, channel = [b for b, _ in planes], [c for _, c in planes]
     if known is not None:
-        check_shape("known", known, tuple(logits.shape), "(B, C, D, H, W)")
-        check_device("known", known, "logits", logits)
-        settled &= known[sample, channel].bool()
-    candidates = plane_candidates(findings, planes, shape, where.spacing, recipe)
-    placement = place_tumours(probability, dilated, candidates, open_ended, where.spacing, recipe, impl)
-    penalised = (settled | allowed) & ~placement.tolerated
-    return BallTargets(sample, channel, probability, placement, penalised)
+        settled &= known[[b * logits.shape[1] + c for b, c in planes]]
+    candidates = plane_candidates(findings, planes, volume, where.spacing, recipe)
+    placement = place_tumours(
+        logits.detach(), sample, channel, dilated, candidates, open_ended, where.spacing, recipe, impl
+    )
+    penalised = (settled | allowed).minus(placement.tolerated)
+    return BallTargets(sample, channel, members, placement, penalised)
 
 
-def ball_terms(
-    logits: torch.Tensor, findings: Findings, targets: BallTargets, recipe: Recipe, impl: str = "auto"
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy and Dice against the targets, averaged as the recipe says."""
-    bce, dice, voxels = plane_terms(logits, targets, recipe, impl)
-    if recipe.ball_mean == "planes":
-        return bce.sum() / max(len(bce), 1), mean_dice(dice, voxels, recipe.empty_dice)
-    shares = [1 / (targets.sample.count(sample) * findings.batch_size) for sample in targets.sample]
-    weights = bce.new_tensor(shares)
-    return (bce * weights).sum(), (dice * weights).sum()
-
-
-def plane_terms(
-    logits: torch.Tensor, targets: BallTargets, recipe: Recipe, impl: str = "auto"
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Cross-entropy, Dice and the number of foreground voxels of each plane, (P,) each."""
-    foreground = targets.placement.core
+@torch.no_grad()
+def ball_term(logits: torch.Tensor, targets: BallTargets, recipe: Recipe, impl: str = "auto") -> BceDice:
+    """What the ball loss needs of the logits: cross-entropy and Dice sums on the targets' planes."""
+    core, planes = targets.placement.core, (targets.sample, targets.channel)
     weights = None
     if recipe.rank_concentration is not None:
-        ranks = rank_weights(
-            targets.probability,
-            foreground,
-            targets.placement.limits,
-            concentration=recipe.rank_concentration,
-            impl=impl,
+        weights = foreground_weights(
+            logits, core, *planes, targets.placement.limits, concentration=recipe.rank_concentration, impl=impl
         )
-        weights = torch.where(foreground, ranks, 1)
-    sums = masked_bce_dice(
-        logits, foreground, targets.penalised, weights, sample=targets.sample, channel=targets.channel, impl=impl
-    )
+    return BceDice(core, targets.penalised, *planes, weights)
+
+
+def ball_from_sums(
+    sums: torch.Tensor, findings: Findings, targets: BallTargets, recipe: Recipe
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy and Dice of the ball loss, given the sums (P, 6) of its `ball_term`, averaged as the recipe says."""
     positive_bce, negative_bce, tp, fp, fn, known = sums.unbind(1)
     voxels = (tp + fn).detach().round()
     if recipe.bce_mean == "own":
         bce = positive_bce / voxels.clamp(min=1) + negative_bce / (known.detach() - voxels).clamp(min=1)
     else:
-        bce = (positive_bce + negative_bce) / logits[0, 0].numel()
-    return bce, adaptive_dice(tp, fp, fn, dim=None, empty=recipe.empty_dice), voxels
+        bce = (positive_bce + negative_bce) / math.prod(targets.penalised.shape[1:])
+    dice = adaptive_dice(tp, fp, fn, dim=None, empty=recipe.empty_dice)
+    if recipe.ball_mean == "planes":
+        return bce.sum() / max(len(bce), 1), mean_dice(dice, voxels, recipe.empty_dice)
+    shares = [1 / (targets.sample.count(sample) * findings.batch_size) for sample in targets.sample]
+    weights = bce.new_tensor(shares)
+    return (bce * weights).sum(), (dice * weights).sum()
 
 
 class BallLoss(nn.Module):

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from rsuper_kernels.bits import BitMasks
+from rsuper_kernels.checks import accumulation_dtype
 from rsuper_kernels.findings import Findings, Tumour
 from rsuper_kernels.geometry import (
     Spacing,
@@ -23,6 +25,8 @@ from rsuper_kernels.losses.regions import margin_element
 from rsuper_kernels.ops.ball_search import ball_search
 from rsuper_kernels.ops.ball_select import ball_select
 from rsuper_kernels.ops.dilate import dilate
+from rsuper_kernels.ops.pack_bits import pack_masks, unpack_masks
+from rsuper_kernels.ops.place_balls import Ball, Placed, place_balls
 from rsuper_kernels.recipes import Recipe
 
 
@@ -40,29 +44,31 @@ class Candidate:
     """Voxels of core, body and ring."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class PlacedTumour:
-    """A tumour of the report and the N voxels (bool (D, H, W)) that were found for it on one plane."""
+    """A tumour of the report that was placed on a plane; its N voxels are the row of its rank in `bodies`."""
 
     plane: int
     mask: int
     tumour: Tumour
-    body: torch.Tensor
 
 
 @dataclass
 class Placement:
-    """Pseudo-masks of P planes, bool (P, D, H, W), each the union over the plane's tumours."""
+    """Pseudo-masks of P planes, each the union over the plane's tumours."""
 
-    core: torch.Tensor
+    core: BitMasks
     """Foreground."""
-    body: torch.Tensor
+    body: BitMasks
     """N voxels a tumour; taken, for the following tumours."""
-    tolerated: torch.Tensor
+    tolerated: BitMasks
     """Around the foreground: neither raised nor lowered."""
     limits: list[int]
     """Per plane, a number of voxels that the core does not exceed."""
-    tumours: list[PlacedTumour] = field(default_factory=list)
+    tumours: list[PlacedTumour]
+    """Plane after plane, in the order of placing."""
+    bodies: BitMasks
+    """The voxels of each of `tumours`."""
 
 
 def candidate(mask: int, tumour: Tumour, shape: Sequence[int], spacing: Spacing, recipe: Recipe) -> Candidate:
@@ -87,10 +93,12 @@ def selection_counts(voxels: int, margin: float, patch: int) -> tuple[int, int, 
 
 
 def place_tumours(
-    probability: torch.Tensor,
-    masks: torch.Tensor,
+    logits: torch.Tensor,
+    sample: Sequence[int],
+    channel: Sequence[int],
+    masks: BitMasks,
     candidates: Sequence[Sequence[Candidate]],
-    open_ended: torch.Tensor,
+    open_ended: BitMasks,
     spacing: Spacing,
     recipe: Recipe,
     impl: str = "auto",
@@ -98,40 +106,75 @@ def place_tumours(
     """Place the tumours of P planes, from large to small, each on voxels that no larger one took.
 
     Args:
-        probability: (P, D, H, W) float32 or float64.
-        masks: S+ of the finding groups, bool (G, D, H, W).
+        logits: (B, C, D, H, W).
+        sample, channel: the P planes.
+        masks: S+ of the finding groups.
         candidates: per plane, its tumours in the order of placing.
-        open_ended: (P, D, H, W) bool, where more tumour than described may be: tolerated.
+        open_ended: P masks, where more tumour than described may be: tolerated.
         spacing: mm.
 
     Source: Bassi et al., MICCAI 2025, Ball Loss.
     """
-    core, body, ring = (torch.zeros_like(probability, dtype=torch.bool) for _ in range(3))
-    patch = probability.shape[1:].numel()
+    arguments = (logits, sample, channel, masks, candidates, spacing, recipe, impl)
+    placed = _place_anywhere(*arguments) if recipe.placement == "patch" else _place_in_regions(*arguments)
+    patch = logits[0, 0].numel()
     # filling a ball dilates the selection beyond its count
     limits = [
         patch if recipe.placement == "patch" else min(sum(c.counts[0] for c in plane), patch) for plane in candidates
     ]
-    placement = Placement(core, body, ring, limits)
+    around = dilate(placed.ring, margin_element(recipe.tolerated_margin, spacing, recipe), impl=impl)
+    tolerated = (around | open_ended).minus(placed.core)
+    tumours = [PlacedTumour(p, c.mask, c.tumour) for p, plane in enumerate(candidates) for c in plane]
+    return Placement(placed.core, placed.body, tolerated, limits, tumours, placed.bodies)
+
+
+def _place_in_regions(
+    logits: torch.Tensor,
+    sample: Sequence[int],
+    channel: Sequence[int],
+    masks: BitMasks,
+    candidates: Sequence[Sequence[Candidate]],
+    spacing: Spacing,
+    recipe: Recipe,
+    impl: str,
+) -> Placed:
+    """Each tumour on unassigned voxels of its S+."""
+    shape = logits.shape[2:]
+    balls = [
+        [Ball(c.mask, c.diameter, tuple(_radii(c, shape, spacing, recipe)), c.voxels, c.counts) for c in plane]
+        for plane in candidates
+    ]
+    return place_balls(logits, masks, sample, channel, balls, spacing, sigma=recipe.sigma, impl=impl)
+
+
+def _place_anywhere(
+    logits: torch.Tensor,
+    sample: Sequence[int],
+    channel: Sequence[int],
+    masks: BitMasks,
+    candidates: Sequence[Sequence[Candidate]],
+    spacing: Spacing,
+    recipe: Recipe,
+    impl: str,
+) -> Placed:
+    """The public code's placement, whose balls are filled with voxels of probability 0 from anywhere (Q7)."""
+    probability = logits[list(sample), list(channel)].to(accumulation_dtype(logits)).sigmoid()
+    core, body, ring = (torch.zeros_like(probability, dtype=torch.bool) for _ in range(3))
+    allowed, bodies = unpack_masks(masks, impl=impl), {}
     for rank in range(max((len(plane) for plane in candidates), default=0)):
         planes = [p for p, plane in enumerate(candidates) if len(plane) > rank]
-        # a slice is a view, a list of planes a copy
-        rows = slice(None) if len(planes) == len(candidates) else planes
         chosen = [candidates[p][rank] for p in planes]
-        available = masks[[c.mask for c in chosen]] & ~body[rows]
-        selected = _place(probability[rows], available, chosen, spacing, recipe, impl)
-        _, new_core, new_body, new_ring = selected.unbind(1)
-        core[rows] |= new_core
-        body[rows] |= new_body
-        ring[rows] |= new_ring
-        for p, c, found in zip(planes, chosen, new_body, strict=True):
-            placement.tumours.append(PlacedTumour(p, c.mask, c.tumour, found))
-    around = margin_element(recipe.tolerated_margin, spacing, recipe)
-    placement.tolerated = (dilate(ring, around, impl=impl) | open_ended) & ~core
-    return placement
+        available = allowed[[c.mask for c in chosen]] & ~body[planes]
+        selected = _fill_patch(probability[planes], available, chosen, spacing, recipe, impl)
+        for union, new in zip((core, body, ring), selected.unbind(1)[1:], strict=True):
+            union[planes] |= new
+        bodies.update({(p, rank): new for p, new in zip(planes, selected[:, 2], strict=True)})
+    taken = [bodies[p, rank] for p, plane in enumerate(candidates) for rank in range(len(plane))]
+    packed = [pack_masks(union, impl=impl) for union in (core, body, ring)]
+    return Placed(*packed, pack_masks(torch.stack(taken) if taken else allowed[:0], impl=impl))
 
 
-def _place(
+def _fill_patch(
     probability: torch.Tensor,
     available: torch.Tensor,
     chosen: Sequence[Candidate],
@@ -140,27 +183,27 @@ def _place(
     impl: str,
 ) -> torch.Tensor:
     """Ball, core, body and ring, bool (N, 4, D, H, W), of one tumour on each of N planes."""
-    shape = probability.shape[1:]
     centre, _ = ball_search(
         probability, available, [c.diameter for c in chosen], spacing, sigma=recipe.sigma, impl=impl
     )
-    if recipe.diameters == "odd":
-        radii = [odd_growth_radii(int(c.diameter), recipe.diameter_margin, shape) for c in chosen]
-    else:
-        radii = [growth_radii(c.diameter, recipe.diameter_margin, shape, spacing) for c in chosen]
-    anywhere = recipe.placement == "patch"
     selected = ball_select(
-        torch.where(available, probability, 0) if anywhere else probability,
-        torch.ones_like(available) if anywhere else available,
+        torch.where(available, probability, 0),
+        torch.ones_like(available),
         centre,
-        radii,
+        [_radii(c, probability.shape[1:], spacing, recipe) for c in chosen],
         [c.voxels for c in chosen],
         [c.counts for c in chosen],
         spacing,
-        outside_competes=anywhere,
+        outside_competes=True,
         impl=impl,
     )
-    return fill_ball(selected, [c.voxels for c in chosen], impl=impl) if anywhere else selected
+    return fill_ball(selected, [c.voxels for c in chosen], impl=impl)
+
+
+def _radii(c: Candidate, shape: Sequence[int], spacing: Spacing, recipe: Recipe) -> list[float]:
+    if recipe.diameters == "odd":
+        return odd_growth_radii(int(c.diameter), recipe.diameter_margin, shape)
+    return growth_radii(c.diameter, recipe.diameter_margin, shape, spacing)
 
 
 def fill_ball(selected: torch.Tensor, voxels: Sequence[int], *, impl: str = "auto") -> torch.Tensor:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import torch
 
+from rsuper_kernels.bits import BitMasks
 from rsuper_kernels.checks import check_device, check_finite, check_float, check_integer, check_ndim, check_shape
-from rsuper_kernels.findings import Findings
+from rsuper_kernels.findings import FindingGroup, Findings
 from rsuper_kernels.geometry import UNIT_SPACING, Element, Spacing, as_spacing, ball_element, cascade_element
-from rsuper_kernels.labels import label_mask
 from rsuper_kernels.ops.dilate import dilate
+from rsuper_kernels.ops.pack_bits import pack_labels, pack_masks
 from rsuper_kernels.recipes import Recipe
 
 
@@ -41,49 +42,57 @@ def margin_element(margin: float, spacing: Spacing, recipe: Recipe) -> Element:
 
 
 def group_regions(
-    findings: Findings, groups: Sequence[int], regions: torch.Tensor | None, logits: torch.Tensor
-) -> torch.Tensor:
-    """Bool masks (len(groups), D, H, W) of the regions S of these groups: from a label map, from masks, or whole."""
-    volume = tuple(logits.shape[2:])
-    masks = torch.zeros(len(groups), *volume, dtype=torch.bool, device=logits.device)
+    findings: Findings, regions: torch.Tensor | None, logits: torch.Tensor, impl: str = "auto"
+) -> BitMasks:
+    """The regions S of all groups: from a label map, from masks, or whole patches."""
+    volume, groups = tuple(logits.shape[2:]), findings.groups
     if regions is not None:
-        check_device("regions", regions, "logits", logits)
-        if regions.ndim == 5:
-            check_shape("regions", regions, tuple(logits.shape), "masks (B, C, D, H, W)")
-        else:
-            check_shape("regions", regions, (logits.shape[0], *volume), "a label map (B, D, H, W)")
-            check_integer("regions", regions)
-    for row, g in enumerate(groups):
-        masks[row] = _one_region(findings, g, regions)
+        _check_regions(regions, logits)
+    for g, group in enumerate(groups):
+        where = f"groups[{g}] (sample {group.sample}, {findings.channel_name(int(group.channel))})"
+        _check_region(where, group, regions)
+    if regions is None:
+        return BitMasks.full(len(groups), volume, logits.device)
+    if regions.ndim == 5:
+        planes = [[group.sample * logits.shape[1] + int(group.channel)] for group in groups]
+        return pack_masks(regions.flatten(0, 1), planes, impl=impl)
+    masks = pack_labels(regions, [group.sample for group in groups], [group.label_ids for group in groups], impl=impl)
+    whole = [g for g, group in enumerate(groups) if group.region is None]
+    if whole:
+        masks.words[whole] = BitMasks.full(1, volume, logits.device).words
     return masks
 
 
-def _one_region(findings: Findings, g: int, regions: torch.Tensor | None) -> torch.Tensor | bool:
-    group = findings.groups[g]
-    where = f"groups[{g}] (sample {group.sample}, {findings.channel_name(int(group.channel))})"
-    if regions is not None and regions.ndim == 5:
-        if group.region is not None:
-            raise ValueError(
-                f"{where}: it names label ids, but regions holds masks (B, C, D, H, W); pass a label map (B, D, H, W)"
-            )
-        return regions[group.sample, int(group.channel)] != 0
+def _check_regions(regions: torch.Tensor, logits: torch.Tensor) -> None:
+    check_device("regions", regions, "logits", logits)
+    if regions.ndim == 5:
+        check_shape("regions", regions, tuple(logits.shape), "masks (B, C, D, H, W)")
+    else:
+        check_shape("regions", regions, (logits.shape[0], *logits.shape[2:]), "a label map (B, D, H, W)")
+        check_integer("regions", regions)
+
+
+def _check_region(where: str, group: FindingGroup, regions: torch.Tensor | None) -> None:
     if group.region is None:
-        return True
+        return
     if regions is None:
         raise ValueError(
             f"{where}: it names label ids {group.region}, but regions is None; pass a label map (B, D, H, W)"
         )
-    return label_mask(regions[group.sample], group.label_ids)
+    if regions.ndim == 5:
+        raise ValueError(
+            f"{where}: it names label ids, but regions holds masks (B, C, D, H, W); pass a label map (B, D, H, W)"
+        )
 
 
 @dataclass(frozen=True)
 class ReportRegions:
     """The regions of every finding group of a batch, found once for all losses and heads."""
 
-    masks: torch.Tensor
-    """S, bool (G, D, H, W)."""
-    dilated: torch.Tensor
-    """S+, bool (G, D, H, W)."""
+    masks: BitMasks
+    """S, one mask a group."""
+    dilated: BitMasks
+    """S+, one mask a group."""
     spacing: Spacing
     """mm, in the recipe's units."""
 
@@ -99,40 +108,41 @@ class ReportRegions:
     ) -> ReportRegions:
         """Find them; see `volume_loss` for the arguments."""
         effective = effective_spacing(spacing, recipe)
-        masks = group_regions(findings, range(len(findings.groups)), regions, logits)
+        masks = group_regions(findings, regions, logits, impl)
         element = margin_element(recipe.region_margin, effective, recipe)
         dilated = dilate(masks, element, impl=impl)
         if recipe.neighbours == "exclude":
             dilated = _without_neighbours(findings, masks, dilated)
         return cls(masks, dilated, effective)
 
-    def rows(self, groups: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    def rows(self, groups: Sequence[int]) -> tuple[BitMasks, BitMasks]:
         """S and S+ of these groups."""
         if list(groups) == list(range(len(self.masks))):
             return self.masks, self.dilated
         return self.masks[list(groups)], self.dilated[list(groups)]
 
 
-def _without_neighbours(findings: Findings, masks: torch.Tensor, dilated: torch.Tensor) -> torch.Tensor:
+def _without_neighbours(findings: Findings, masks: BitMasks, dilated: BitMasks) -> BitMasks:
     """S+ without what the other groups of the plane speak of; a negative speaks of its own region alone."""
-    kept = dilated.clone()
+    kept = BitMasks(dilated.words.clone(), dilated.width)
     for g, group in enumerate(findings.groups):
         plane = (group.sample, group.channel)
         others = [h for h, other in enumerate(findings.groups) if h != g and (other.sample, other.channel) == plane]
         if group.negative:
-            kept[g] = masks[g]
+            kept.words[g] = masks.words[g]
         elif others:
-            kept[g] &= masks[g] | ~masks[others].any(0)
+            neighbours = masks[others].union().minus(masks[[g]])
+            kept.words[g] &= ~neighbours.words[0]
     return kept
 
 
-def reported_known(findings: Findings, groups: Sequence[int], masks: torch.Tensor) -> torch.Tensor:
-    """Where one plane's reports settle what is tumour and what is not, bool (D, H, W); `masks` holds S of `groups`.
+def reported_known(findings: Findings, groups: Sequence[int], masks: BitMasks) -> BitMasks:
+    """Where one plane's reports settle what is tumour and what is not, one mask; `masks` holds S of `groups`.
 
     A report that describes tumours lists all of them, and a negative without a region covers the patch; negatives with
     a region speak of that region only.
     """
     members = [findings.groups[g] for g in groups]
     if any(not group.negative or group.region is None for group in members):
-        return torch.ones_like(masks[0])
-    return masks.any(0)
+        return BitMasks.full(1, masks.shape[1:], masks.words.device)
+    return masks.union()

@@ -4,23 +4,57 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from rsuper_kernels.bits import BitMasks
 from rsuper_kernels.checks import check_device, check_shape
 from rsuper_kernels.findings import Findings
 from rsuper_kernels.losses.attenuation import (
-    grouped_attenuation_loss,
-    placed_attenuation_loss,
+    ct_volumes,
+    group_loss,
+    group_term,
+    placed_loss,
+    placed_term,
     telling_groups,
 )
-from rsuper_kernels.losses.ball import BallTargets, ball_planes, ball_targets, ball_terms
+from rsuper_kernels.losses.ball import BallTargets, ball_from_sums, ball_targets, ball_term
 from rsuper_kernels.losses.regions import ReportRegions, check_inputs, reported_known
-from rsuper_kernels.losses.segmentation import known_voxels, segmentation_loss
-from rsuper_kernels.losses.volume import grouped_volume_loss
+from rsuper_kernels.losses.segmentation import (
+    UNKNOWN_ELEMENT,
+    segmentation_from_sums,
+    segmentation_term,
+    segmentation_terms,
+)
+from rsuper_kernels.losses.volume import volume_from_sums, volume_groups, volume_term
+from rsuper_kernels.ops.dilate import dilate
+from rsuper_kernels.ops.loss_sums import AttenuationStats, Term, loss_sums
+from rsuper_kernels.ops.pack_bits import pack_masks, unpack_masks
 from rsuper_kernels.recipes import Recipe, get_recipe
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What all heads share."""
+
+    findings: Findings
+    where: ReportRegions
+    labelled: BitMasks | None
+    """Where voxel labels are known, besides what the findings say, a mask a plane; None: everywhere."""
+    labels: torch.Tensor | None
+    """(B, C, D, H, W); None: no segmentation term."""
+    known: BitMasks | None
+    """Where the segmentation term trusts the labels, a mask a plane; None without labels."""
+    ct: torch.Tensor | None
+    """(B, D, H, W) in HU; None where no attenuation is weighed."""
+
+
+def _tells_attenuation(findings: Findings) -> bool:
+    groups = [findings.groups[g] for indices in findings.planes().values() for g in indices]
+    return any(tumour.attenuation in ("hypo", "iso", "hyper") for group in groups for tumour in group.tumours)
 
 
 class ReportSupervisedLoss(nn.Module):
@@ -112,30 +146,15 @@ class ReportSupervisedLoss(nn.Module):
                 check_shape(name, tensor, tuple(outputs[0].shape), "(B, C, D, H, W)")
                 check_device(name, tensor, "heads[0]", outputs[0])
         with torch.no_grad():
-            where = ReportRegions.of(outputs[0], findings, regions, spacing, self.recipe, self.impl)
-            labelled = None if unknown is None else known_voxels(unknown, impl=self.impl)
-            known = None if labels is None else self._segmentation_known(outputs[0], findings, where, labelled)
-        parts: dict[str, list[torch.Tensor]] = {}
-        targets = None
+            batch = self._prepare(outputs[0], findings, regions, spacing, ct, labels, unknown)
+        losses: dict[str, list[torch.Tensor]] = {}
         for index, (logits, weight) in enumerate(zip(outputs, weights, strict=True)):
-            if labels is not None and self.segmentation_weight > 0:
-                term = segmentation_loss(logits, labels, known, recipe=self.recipe, impl=self.impl)
-                parts.setdefault("segmentation", []).append(weight * self.segmentation_weight * term)
-            if self.report_weight > 0:
-                if index == 0:
-                    targets = ball_targets(logits, findings, where, self.recipe, known=labelled, impl=self.impl)
-                    bce, dice = ball_terms(logits, findings, targets, self.recipe, self.impl)
-                    parts["ball_bce"] = [weight * self.report_weight * self.ball_bce_weight * bce]
-                    parts["ball_dice"] = [weight * self.report_weight * self.ball_dice_weight * dice]
-                if index > 0 or (len(outputs) == 1 and self.recipe.single_head == "both"):
-                    term = self._volume(logits, findings, where)
-                    parts.setdefault("volume", []).append(weight * self.report_weight * self.volume_weight * term)
-        if self.attenuation_weight > 0:
-            term = self._attenuation(outputs[0], ct, findings, where, targets)
-            parts["attenuation"] = [self.attenuation_weight * term]
-        losses = {name: torch.stack(terms).sum() for name, terms in parts.items()}
-        total = torch.stack(list(losses.values())).sum() if losses else outputs[0].new_zeros((), dtype=torch.float32)
-        return {"total": total, **losses}
+            for name, loss in self._head_losses(logits, batch, first=index == 0, only=len(outputs) == 1).items():
+                # the attenuation loss does not take part in the weighing of heads
+                losses.setdefault(name, []).append(loss if name == "attenuation" else weight * loss)
+        summed = {name: torch.stack(values).sum() for name, values in losses.items()}
+        total = torch.stack(list(summed.values())).sum() if summed else outputs[0].new_zeros((), dtype=torch.float32)
+        return {"total": total, **summed}
 
     def extra_repr(self) -> str:
         return (
@@ -152,50 +171,112 @@ class ReportSupervisedLoss(nn.Module):
             raise ValueError(f"heads: head_weights has {len(self.head_weights)} weights, and {count} heads came")
         return self.head_weights
 
-    def _segmentation_known(
-        self, logits: torch.Tensor, findings: Findings, where: ReportRegions, labelled: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Voxels of each plane whose label the segmentation term may trust, bool (B, C, D, H, W)."""
-        known = torch.ones(logits.shape, dtype=torch.bool, device=logits.device)
-        planes = findings.planes()
-        for sample in range(logits.shape[0]):
-            for channel in findings.lesion_channels or ():
-                if findings.status(sample, channel) == "unknown":
-                    known[sample, channel] = False
-        for (sample, channel), groups in planes.items():
-            masks, dilated = where.rows(groups)
-            known[sample, channel] = reported_known(findings, groups, masks)
-            positive = [row for row, g in enumerate(groups) if not findings.groups[g].negative]
-            if self.recipe.rim == "unknown":
-                known[sample, channel] &= ~dilated[positive].any(0)
-            else:
-                known[sample, channel] &= known_voxels(masks[positive].any(0), impl=self.impl)
-        return known if labelled is None else known & labelled
+    def _prepare(
+        self,
+        logits: torch.Tensor,
+        findings: Findings,
+        regions: torch.Tensor | None,
+        spacing: Sequence[float],
+        ct: torch.Tensor | None,
+        labels: torch.Tensor | None,
+        unknown: torch.Tensor | None,
+    ) -> _Batch:
+        """What all heads share."""
+        where = ReportRegions.of(logits, findings, regions, spacing, self.recipe, self.impl)
+        labelled = None
+        if unknown is not None:
+            # not trusted within two voxels of an unknown one
+            around = dilate(pack_masks(unknown.flatten(0, 1), impl=self.impl), UNKNOWN_ELEMENT, impl=self.impl)
+            labelled = BitMasks.full(len(around), around.shape[1:], logits.device).minus(around)
+        if self.segmentation_weight == 0:
+            labels = None
+        known = self._segmentation_known(logits, findings, where, labelled) if labels is not None else None
+        values = None
+        if self.attenuation_weight > 0 and _tells_attenuation(findings):
+            if ct is None:
+                raise ValueError("ct: the reports give attenuations; pass the CT in HU, or set attenuation_weight=0")
+            values = ct_volumes(ct, logits)
+        return _Batch(findings, where, labelled, labels, known, values)
 
-    def _volume(self, logits: torch.Tensor, findings: Findings, where: ReportRegions) -> torch.Tensor:
-        groups = [g for indices in findings.planes().values() for g in indices]
-        if self.recipe.negatives == "ignore":
-            groups = [g for g in groups if not findings.groups[g].negative]
-        _, dilated = where.rows(groups)
-        return grouped_volume_loss(logits, findings, groups, dilated, where.spacing, self.recipe, self.impl)
+    def _head_losses(self, logits: torch.Tensor, batch: _Batch, first: bool, only: bool) -> dict[str, torch.Tensor]:
+        """The losses of one head by name, each with its weight: one pass over the logits for all of them."""
+        recipe, impl, findings, where = self.recipe, self.impl, batch.findings, batch.where
+        reported = self.report_weight > 0
+        groups = volume_groups(findings, recipe)
+        terms: dict[str, Term] = {}
+        targets = None
+        if batch.labels is not None and not batch.labels.is_floating_point():
+            terms["segmentation"] = segmentation_term(logits, batch.labels, batch.known, impl)
+        if reported and first:
+            targets = ball_targets(logits, findings, where, recipe, known=batch.labelled, impl=impl)
+            terms["ball"] = ball_term(logits, targets, recipe, impl)
+        if reported and (not first or (only and recipe.single_head == "both")):
+            terms["volume"] = volume_term(findings, groups, where)
+        if first and batch.ct is not None:
+            terms["attenuation"] = self._attenuation_term(batch, targets)
+        sums = dict(zip(terms, loss_sums(logits, list(terms.values()), impl=impl), strict=True))
+
+        losses: dict[str, torch.Tensor] = {}
+        if batch.labels is not None:
+            if "segmentation" in sums:
+                bce, dice = segmentation_from_sums(sums["segmentation"], logits, None, recipe)
+            else:
+                known = unpack_masks(batch.known, impl=impl).view(logits.shape)
+                bce, dice = segmentation_terms(logits, batch.labels, known, recipe=recipe, impl=impl)
+            losses["segmentation"] = self.segmentation_weight * (bce + dice)
+        if targets is not None:
+            bce, dice = ball_from_sums(sums["ball"], findings, targets, recipe)
+            losses["ball_bce"] = self.report_weight * self.ball_bce_weight * bce
+            losses["ball_dice"] = self.report_weight * self.ball_dice_weight * dice
+        if "volume" in sums:
+            loss = volume_from_sums(sums["volume"], findings, groups, where, recipe)
+            losses["volume"] = self.report_weight * self.volume_weight * loss
+        if first and self.attenuation_weight > 0:
+            losses["attenuation"] = self.attenuation_weight * self._attenuation(logits, batch, targets, terms, sums)
+        return losses
+
+    def _attenuation_term(self, batch: _Batch, targets: BallTargets | None) -> AttenuationStats:
+        if self._by_tumour(targets):
+            return placed_term(batch.ct, targets, batch.where, self.recipe)
+        return group_term(batch.ct, batch.findings, telling_groups(batch.findings), batch.where, self.recipe)
 
     def _attenuation(
         self,
         logits: torch.Tensor,
-        ct: torch.Tensor | None,
-        findings: Findings,
-        where: ReportRegions,
+        batch: _Batch,
         targets: BallTargets | None,
+        terms: dict[str, Term],
+        sums: dict[str, torch.Tensor],
     ) -> torch.Tensor:
-        members = [findings.groups[g] for indices in findings.planes().values() for g in indices]
-        told = any(t.attenuation in ("hypo", "iso", "hyper") for group in members for t in group.tumours)
-        if not told:
+        term = terms.get("attenuation")
+        if not isinstance(term, AttenuationStats):
             return logits.new_zeros((), dtype=torch.float32)
-        if ct is None:
-            raise ValueError("ct: the reports give attenuations; pass the CT in HU, or set attenuation_weight=0")
-        if self.recipe.attenuation_scope == "tumour" and targets is not None:
-            masks, _ = where.rows([g for groups in ball_planes(findings, self.recipe).values() for g in groups])
-            return placed_attenuation_loss(logits, ct, targets, masks, self.recipe, self.impl)
-        groups = telling_groups(findings)
-        masks, dilated = where.rows(groups)
-        return grouped_attenuation_loss(logits, ct, findings, groups, masks, dilated, self.recipe, self.impl)
+        if self._by_tumour(targets):
+            return placed_loss(sums["attenuation"], targets, term, self.recipe)
+        groups = telling_groups(batch.findings)
+        return group_loss(sums["attenuation"], batch.findings, groups, term, self.recipe)
+
+    def _by_tumour(self, targets: BallTargets | None) -> bool:
+        """Whether each placed tumour is compared by itself."""
+        return targets is not None and self.recipe.attenuation_scope == "tumour"
+
+    def _segmentation_known(
+        self, logits: torch.Tensor, findings: Findings, where: ReportRegions, labelled: BitMasks | None
+    ) -> BitMasks:
+        """Voxels of each plane whose label the segmentation term may trust, a mask a plane."""
+        batch, channels, *volume = logits.shape
+        known = BitMasks.full(batch * channels, volume, logits.device)
+        for sample in range(batch):
+            for channel in findings.lesion_channels or ():
+                if findings.status(sample, channel) == "unknown":
+                    known.words[sample * channels + channel] = 0
+        for (sample, channel), groups in findings.planes().items():
+            masks, dilated = where.rows(groups)
+            positive = [row for row, g in enumerate(groups) if not findings.groups[g].negative]
+            if self.recipe.rim == "unknown":
+                doubtful = dilated[positive].union()
+            else:
+                doubtful = dilate(masks[positive].union(), UNKNOWN_ELEMENT, impl=self.impl)
+            trusted = reported_known(findings, groups, masks).minus(doubtful)
+            known.words[sample * channels + channel] = trusted.words[0]
+        return known if labelled is None else known & labelled

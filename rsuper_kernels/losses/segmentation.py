@@ -8,11 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from rsuper_kernels.bits import BitMasks
 from rsuper_kernels.checks import check_device, check_finite, check_float, check_ndim, check_shape
 from rsuper_kernels.geometry import ball_element
 from rsuper_kernels.ops.dilate import dilate
+from rsuper_kernels.ops.loss_sums import BceDice, loss_sums
 from rsuper_kernels.ops.masked_bce_dice import masked_bce_dice
+from rsuper_kernels.ops.pack_bits import pack_masks
 from rsuper_kernels.recipes import Recipe, get_recipe
+from rsuper_kernels.tables import every_plane
 
 # Labels of voxels this near (in voxels) to an unknown one are not trusted either.
 UNKNOWN_ELEMENT = ball_element(2.5)
@@ -69,7 +73,7 @@ def segmentation_loss(
 
     Args:
         logits: (B, C, D, H, W), any float dtype.
-        labels: (B, C, D, H, W), bool, integer or float in {0, 1}.
+        labels: (B, C, D, H, W), bool or integer in {0, 1}, or soft labels in [0, 1] as float.
         known: (B, C, D, H, W) bool, voxels whose label is true; None: all. See `known_voxels`.
         class_weights: (B, C) or None.
         recipe: "paper" leaves empty planes out of the Dice mean, "rsuper" counts them as 1.
@@ -111,8 +115,28 @@ def segmentation_terms(
     check_device("labels", labels, "logits", logits)
     if known is None:
         known = torch.ones_like(labels, dtype=torch.bool)
+    if labels.is_floating_point():
+        sums = masked_bce_dice(logits, labels, known, impl=impl)
+    else:
+        term = segmentation_term(logits, labels, pack_masks(known.flatten(0, 1), impl=impl), impl)
+        (sums,) = loss_sums(logits, [term], impl=impl)
+    return segmentation_from_sums(sums, logits, class_weights, rules)
+
+
+def segmentation_term(logits: torch.Tensor, labels: torch.Tensor, known: BitMasks, impl: str = "auto") -> BceDice:
+    """What the segmentation term needs of the logits: cross-entropy and Dice sums of every plane.
+
+    `labels` are (B, C, D, H, W) of 0 and 1; `known` has a mask a plane.
+    """
+    return BceDice(pack_masks(labels.flatten(0, 1), impl=impl), known, *every_plane(logits))
+
+
+def segmentation_from_sums(
+    sums: torch.Tensor, logits: torch.Tensor, class_weights: torch.Tensor | None, recipe: Recipe
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy and Dice of the segmentation term, given the sums (B * C, 6) of its `segmentation_term`."""
     batch, channels = logits.shape[:2]
-    sums = masked_bce_dice(logits, labels, known, impl=impl).unflatten(0, (batch, channels))
+    sums = sums.unflatten(0, (batch, channels))
     weights = sums.new_ones(batch, channels)
     if class_weights is not None:
         check_shape("class_weights", class_weights, (batch, channels), "(B, C)")
@@ -121,8 +145,8 @@ def segmentation_terms(
     voxels = logits[0, 0].numel()
     bce = ((sums[..., 0] + sums[..., 1]) * weights).sum() / (batch * channels * voxels)
     tp, fp, fn = sums[..., 2], sums[..., 3], sums[..., 4]
-    dice = adaptive_dice(tp, fp, fn, empty=rules.empty_dice) * weights
-    return bce, mean_dice(dice, (tp + fn).detach(), rules.empty_dice)
+    dice = adaptive_dice(tp, fp, fn, empty=recipe.empty_dice) * weights
+    return bce, mean_dice(dice, (tp + fn).detach(), recipe.empty_dice)
 
 
 class SegmentationLoss(nn.Module):

@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from rsuper_kernels.findings import UNKNOWN_VOLUMES, FindingGroup, Findings
-from rsuper_kernels.geometry import Spacing, voxel_volume
+from rsuper_kernels.geometry import voxel_volume
 from rsuper_kernels.losses.regions import ReportRegions, check_inputs
-from rsuper_kernels.ops.region_sums import region_sums
+from rsuper_kernels.ops.loss_sums import RegionSums, loss_sums
 from rsuper_kernels.recipes import Recipe, get_recipe
 
 
 def volume_curve(
-    predicted: torch.Tensor, reported: torch.Tensor, tolerance: float = 0.1, smoothing: float = 500.0
+    predicted: torch.Tensor, reported: torch.Tensor, tolerance: float | torch.Tensor = 0.1, smoothing: float = 500.0
 ) -> torch.Tensor:
     """Loss of a predicted volume P against a reported volume Y, both in mm3, elementwise.
 
@@ -67,35 +67,37 @@ def volume_loss(
     """
     check_inputs(logits, findings, finite=check)
     rules = get_recipe(recipe, **options)
-    groups = [g for indices in findings.planes().values() for g in indices]
-    if rules.negatives == "ignore":
-        groups = [g for g in groups if not findings.groups[g].negative]
     where = ReportRegions.of(logits, findings, regions, spacing, rules, impl)
-    return grouped_volume_loss(logits, findings, groups, where.rows(groups)[1], where.spacing, rules, impl)
+    groups = volume_groups(findings, rules)
+    (sums,) = loss_sums(logits, [volume_term(findings, groups, where)], impl=impl)
+    return volume_from_sums(sums, findings, groups, where, rules)
 
 
-def grouped_volume_loss(
-    logits: torch.Tensor,
-    findings: Findings,
-    groups: Sequence[int],
-    masks: torch.Tensor,
-    spacing: Spacing,
-    recipe: Recipe,
-    impl: str = "auto",
-) -> torch.Tensor:
-    """The volume loss of `groups`, whose S+ are `masks` (G, D, H, W); see `volume_loss`."""
+def volume_groups(findings: Findings, recipe: Recipe) -> list[int]:
+    """The groups that take the volume loss, plane after plane."""
+    groups = [g for indices in findings.planes().values() for g in indices]
+    return [g for g in groups if recipe.negatives == "push" or not findings.groups[g].negative]
+
+
+def volume_term(findings: Findings, groups: Sequence[int], where: ReportRegions) -> RegionSums:
+    """What the volume loss of `groups` needs of the logits: the probability in each S+."""
     members = [findings.groups[g] for g in groups]
-    sums = region_sums(logits, masks, [m.sample for m in members], [int(m.channel) for m in members], impl=impl)
-    predicted = sums * voxel_volume(spacing)
-    reported = predicted.new_tensor([member.volume for member in members])
-    closed = volume_curve(predicted, reported, recipe.tolerance, recipe.smoothing)
+    return RegionSums(where.rows(groups)[1], [m.sample for m in members], [int(m.channel) for m in members])
+
+
+def volume_from_sums(
+    sums: torch.Tensor, findings: Findings, groups: Sequence[int], where: ReportRegions, recipe: Recipe
+) -> torch.Tensor:
+    """The volume loss of `groups`, given the sums (G,) of their `volume_term`."""
+    members = [findings.groups[g] for g in groups]
+    predicted = sums * voxel_volume(where.spacing)
+    table = [(member.volume, _least_volume(member, recipe), member.open_ended) for member in members]
+    reported, least, open_ended = predicted.new_tensor(table).view(-1, 3).unbind(1)
     # of unknown size or count: only volumes that no such tumours can have are pulled to the nearer bound
-    least = predicted.new_tensor([_least_volume(member, recipe) for member in members])
     bound = predicted.detach().clamp(max=UNKNOWN_VOLUMES[1]).maximum(least)
-    ranged = volume_curve(predicted, bound, 0.0, recipe.smoothing)
-    open_ended = torch.tensor([member.open_ended for member in members], dtype=torch.bool, device=logits.device)
-    present = masks.flatten(1).any(1)
-    losses = torch.where(open_ended, ranged, closed) * present
+    target, tolerance = torch.where(open_ended > 0, bound, reported), recipe.tolerance * (1 - open_ended)
+    present = where.rows(groups)[1].any()
+    losses = volume_curve(predicted, target, tolerance, recipe.smoothing) * present
     if recipe.volume_mean == "channels":
         return losses.sum() / (findings.batch_size * max(len(findings.lesion_channels or ()), 1))
     return losses.sum() / present.sum().clamp(min=1)

@@ -69,8 +69,8 @@ def test_by_hand():
     tp 2.4, fn 0.6, fp 6 * 0.2: alpha = 2/3, dice = 1 - 2.4 / (2.4 + 0.8 + 0.2).
     """
     targets = pseudo_masks(SEEN, one(SMALL), None, UNIT)
-    assert voxels(targets.placement.core) == voxels(targets.placement.body) == [6, 7, 8]
-    assert voxels(targets.placement.tolerated) == [3, 4, 5, 9, 10, 11]
+    assert voxels(targets.core) == voxels(targets.body) == [6, 7, 8]
+    assert voxels(targets.tolerated) == [3, 4, 5, 9, 10, 11]
     assert voxels(targets.penalised) == [0, 1, 2, 6, 7, 8, 12, 13, 14]
     bce, dice = ball_loss(SEEN, one(SMALL), None, UNIT)
     assert bce.item() == pytest.approx(0.627759 / 3 + 0.223144, abs=1e-5)
@@ -89,7 +89,7 @@ def test_gradient_raises_the_core_lowers_the_background_and_leaves_the_rest():
         targets = pseudo_masks(leaf, tumour, None, UNIT, recipe=recipe)
         for loss in ball_loss(leaf, tumour, None, UNIT, recipe=recipe):
             (grad,) = torch.autograd.grad(loss, leaf, retain_graph=True)
-            core, tolerated = targets.placement.core[0], targets.placement.tolerated[0]
+            core, tolerated = targets.core[0], targets.tolerated[0]
             assert core.sum() > 80
             assert (grad[0, 0][core] < 0).all()
             assert not grad[0, 0][tolerated].any()
@@ -101,8 +101,8 @@ def test_finds_what_is_seen(recipe):
     """Two blobs, two tumours: the larger tumour takes the larger blob, the smaller the other."""
     logits = blobs((24, 24, 24), ((7, 7, 7), 4.0, 0.8), ((17, 16, 18), 2.5, 0.7))
     targets = pseudo_masks(logits, one(Tumour((5.0,)), Tumour((8.0,))), None, UNIT, recipe=recipe)
-    large, small = (t.body for t in targets.placement.tumours)
-    assert [t.tumour.largest_diameter for t in targets.placement.tumours] == [8.0, 5.0]
+    large, small = targets.bodies
+    assert [t.tumour.largest_diameter for t in targets.tumours] == [8.0, 5.0]
     assert ball_mask((24, 24, 24), (7, 7, 7), 5.5)[large].all()
     assert ball_mask((24, 24, 24), (17, 16, 18), 4.0)[small].all()
     assert not (large & small).any()
@@ -112,7 +112,7 @@ def test_counts_follow_the_voxel_size():
     """268 mm3 are 268, 34 or 134 voxels."""
     for spacing, expected in ((UNIT, 268), ((2.0, 2.0, 2.0), 34), ((4.0, 1.0, 0.5), 134)):
         targets = pseudo_masks(random_logits(1, 1, 20, 20, 20), one(Tumour((8.0,))), None, spacing)
-        assert int(targets.placement.body.sum()) == expected
+        assert int(targets.body.sum()) == expected
 
 
 @pytest.mark.parametrize("spacing", [UNIT, (3.0, 0.8, 0.8)], ids=str)
@@ -123,7 +123,7 @@ def test_body_lies_within_the_ball_and_the_dilated_region(spacing):
         random_logits(1, 1, *shape), one(Tumour((7.0,)), region=1), regions, spacing, region_margin=2.0
     )
     s_plus = torch.stack([ball_mask(shape, v, 2.0, spacing) for v in regions[0].nonzero().tolist()]).any(0)
-    body = targets.placement.body[0]
+    body = targets.body[0]
     assert body.any()
     assert not (body & ~s_plus).any()
     near = torch.stack([ball_mask(shape, v, 8.4, spacing) for v in body.nonzero().tolist()]).all(0)
@@ -135,9 +135,9 @@ def test_bodies_of_forty_tumours_are_apart():
     for recipe in RECIPES:
         leaf = random_logits(1, 1, 17, 16, 18).requires_grad_()
         targets = pseudo_masks(leaf, one(*tumours), None, UNIT, recipe=recipe)
-        assert len(targets.placement.tumours) == 40
+        assert len(targets.tumours) == 40
         if recipe == "paper":
-            assert sum(int(t.body.sum()) for t in targets.placement.tumours) == int(targets.placement.body.sum())
+            assert int(targets.bodies.sum()) == int(targets.body.sum())
         sum(ball_loss(leaf, one(*tumours), None, UNIT, recipe=recipe)).backward()
         assert leaf.grad.isfinite().all()
         assert leaf.grad.any()
@@ -148,11 +148,11 @@ def test_larger_than_region_organ_and_patch():
     logits = random_logits(1, 1, 10, 9, 8)
     huge = Tumour((60.0,))
     whole = pseudo_masks(logits, one(huge), None, UNIT)
-    assert int(whole.placement.core.sum()) == 575
-    assert torch.equal(whole.penalised, whole.placement.core)
+    assert int(whole.core.sum()) == 575
+    assert torch.equal(whole.penalised, whole.core)
     regions = box_mask((10, 9, 8), (2, 5), (2, 5), (2, 5))[None].int()
     confined = pseudo_masks(logits, one(huge, region=1), regions, UNIT, region_margin=0.0)
-    assert torch.equal(confined.placement.core[0], regions[0].bool())
+    assert torch.equal(confined.core[0], regions[0].bool())
     for recipe in RECIPES:
         for loss in ball_loss(logits, one(huge, region=1), regions, UNIT, recipe=recipe):
             assert loss.isfinite()
@@ -173,11 +173,11 @@ def test_zero_probabilities_are_placed_all_the_same():
         leaf = torch.full((1, 1, 9, 10, 11), -1e4).requires_grad_()
         tumour = one(Tumour((4.0,)))
         targets = pseudo_masks(leaf, tumour, None, UNIT, recipe=recipe)
-        assert targets.placement.core.any()
+        assert targets.core.any()
         bce, dice = ball_loss(leaf, tumour, None, UNIT, recipe=recipe)
         assert dice.isfinite()
         bce.backward()
-        core = targets.placement.core[0]
+        core = targets.core[0]
         assert (leaf.grad[0, 0][core] < 0).all()
         assert not leaf.grad[0, 0][~core].any()
 
@@ -228,11 +228,11 @@ def test_two_groups_on_one_plane_keep_to_their_regions():
     logits = blobs(shape, ((4, 4, 4), 3.0, 0.9), ((4, 4, 20), 2.0, 0.4))
     findings = Findings((FindingGroup(0, 0, 1, (Tumour((4.0,)),)), FindingGroup(0, 0, 2, (Tumour((4.2,)),))))
     targets = pseudo_masks(logits, findings, regions, UNIT, region_margin=0.0)
-    for tumour in targets.placement.tumours:
-        columns = tumour.body.nonzero()[:, 2]
+    for tumour, body in zip(targets.tumours, targets.bodies, strict=True):
+        columns = body.nonzero()[:, 2]
         where = (16, 24) if tumour.mask == 1 else (0, 8)
         assert ((columns >= where[0]) & (columns < where[1])).all()
-    assert len(targets.placement.tumours) == 2
+    assert len(targets.tumours) == 2
     assert len(targets.sample) == 1  # one plane, trained on the union
 
 
@@ -272,7 +272,7 @@ def test_the_same_scene_at_two_spacings_finds_the_same_place():
         size = int(40 / step)
         at = [v / step for v in (20, 24, 16)]
         logits = torch.where(ball_mask((size,) * 3, at, 5.0, (step,) * 3), 2.0, -3.0).double()[None, None]
-        body = pseudo_masks(logits, one(Tumour((10.0,))), None, (step,) * 3).placement.body[0]
+        body = pseudo_masks(logits, one(Tumour((10.0,))), None, (step,) * 3).body[0]
         centres.append([float(c) for c in body.nonzero().double().mean(0) * step])
         # 523.6 mm3, to half a voxel
         assert int(body.sum()) * step**3 == pytest.approx(523.6, abs=step**3 / 2)
@@ -283,7 +283,7 @@ def test_the_same_scene_at_two_spacings_finds_the_same_place():
 def test_pseudo_masks_are_constants():
     leaf = random_logits(1, 1, 4, 5, 9).requires_grad_()
     targets = pseudo_masks(leaf, one(Tumour((3.0,))), None, UNIT)
-    masks = (targets.probability, targets.penalised, targets.placement.core, targets.placement.tolerated)
+    masks = (targets.penalised, targets.core, targets.tolerated)
     assert not any(mask.requires_grad for mask in masks)
     tumour = one(Tumour((3.0,)))
     assert torch.autograd.gradcheck(lambda x: ball_loss(x, tumour, None, UNIT), leaf)

@@ -44,7 +44,7 @@ SMALL = Tumour((3.0, 1.0, 1.0), volume=3.0)
 
 def body(logits: torch.Tensor, tumour: Tumour, spacing=UNIT, regions=None, **options) -> torch.Tensor:
     findings = Findings((FindingGroup(0, 0, None if regions is None else 1, (tumour,)),))
-    return pseudo_masks(logits, findings, regions, spacing, **options).placement.body[0]
+    return pseudo_masks(logits, findings, regions, spacing, **options).body[0]
 
 
 @pytest.mark.parametrize("option", SEPARATE)

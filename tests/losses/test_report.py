@@ -260,7 +260,7 @@ def test_pseudo_masks_of_the_total_are_those_of_the_ball_loss():
     assert list(zip(targets.sample, targets.channel, strict=True)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
     leaf = s.logits.clone().requires_grad_()
     silent()([leaf, s.logits], s.findings, s.regions, s.spacing)["total"].backward()
-    core = targets.placement.core
+    core = targets.core
     assert torch.equal(leaf.grad[targets.sample, targets.channel] < 0, core)
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from rsuper_kernels import dispatch
 from rsuper_kernels.dispatch import BackendError
+from rsuper_kernels.bits import pack
 from rsuper_kernels.geometry import ball_element, cascade_element
 from rsuper_kernels.ops.dilate import dilate
 from tests.helpers import AXIS_ORDERS, LAYOUTS, SHAPES, SPACINGS, ball_mask, box_mask, permuted, random_mask
@@ -150,7 +151,7 @@ def test_has_no_gradient():
 
 def test_opcheck(impl):
     element = cascade_element(9)
-    arguments = (random_mask(2, 4, 5, 6), element.runs, list(element.passes), impl)
+    arguments = (pack(random_mask(2, 4, 5, 6)), 6, element.runs, list(element.passes), impl)
     torch.library.opcheck(torch.ops.rsuper.dilate.default, arguments)
 
 

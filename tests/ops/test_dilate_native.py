@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from rsuper_kernels import native
+from rsuper_kernels.bits import pack, unpack
 from rsuper_kernels.ops.dilate.native import dilate as native_dilate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +48,8 @@ SHAPES += [(1, 7, 8, 1), (1, 1, 1, 1), (0, 3, 4, 5), (2, 3, 0, 5), (2, 3, 4, 0)]
 
 def dilate(mask: np.ndarray, passes: list[Runs]) -> np.ndarray:
     runs = torch.tensor([run for runs in passes for run in runs], dtype=torch.int32).reshape(-1, 3)
-    return native_dilate(torch.from_numpy(mask), runs, [len(runs) for runs in passes]).numpy()
+    words = native_dilate(pack(torch.from_numpy(mask)), mask.shape[-1], runs, [len(runs) for runs in passes])
+    return unpack(words, mask.shape[-1]).numpy()
 
 
 def brute_force(mask: np.ndarray, passes: list[Runs]) -> np.ndarray:
@@ -128,20 +130,20 @@ def test_leaves_the_mask_alone():
 
 @needs_native
 @pytest.mark.parametrize(
-    ("mask", "runs", "passes", "message"),
+    ("words", "runs", "passes", "message"),
     [
-        (torch.zeros(1, 2, 3, 4), [(0, 0, 1)], [1], "mask: expected .* torch.bool tensor .* got torch.float32"),
-        (torch.zeros(2, 3, 4, dtype=torch.bool), [(0, 0, 1)], [1], "mask: expected .* 4-dimensional"),
-        (torch.zeros(1, 2, 3, 8, dtype=torch.bool)[..., ::2], [(0, 0, 1)], [1], "mask: expected a contiguous"),
-        (torch.zeros(1, 2, 3, 4, dtype=torch.bool), [(0, 1)], [1], r"runs: expected shape \(R, 3\)"),
-        (torch.zeros(1, 2, 3, 4, dtype=torch.bool), [(0, 0, 1)], [2], r"passes: \[2\] does not divide the 1 rows"),
-        (torch.zeros(1, 2, 3, 4, dtype=torch.bool), [(0, 0, 1)], [2, -1], r"passes: \[2, -1\] does not divide"),
-        (torch.zeros(1, 2, 3, 4, dtype=torch.bool), [(0, 0, -1)], [1], "runs: negative half width -1"),
+        (torch.zeros(1, 2, 3, 1), [(0, 0, 1)], [1], "words: expected .* torch.int64 tensor .* got torch.float32"),
+        (torch.zeros(2, 3, 1, dtype=torch.int64), [(0, 0, 1)], [1], "words: expected .* 4-dimensional"),
+        (torch.zeros(1, 2, 3, 8, dtype=torch.int64)[..., ::2], [(0, 0, 1)], [1], "words: expected a contiguous"),
+        (torch.zeros(1, 2, 3, 1, dtype=torch.int64), [(0, 1)], [1], r"runs: expected shape \(R, 3\)"),
+        (torch.zeros(1, 2, 3, 1, dtype=torch.int64), [(0, 0, 1)], [2], r"passes: \[2\] does not divide the 1 rows"),
+        (torch.zeros(1, 2, 3, 1, dtype=torch.int64), [(0, 0, 1)], [2, -1], r"passes: \[2, -1\] does not divide"),
+        (torch.zeros(1, 2, 3, 1, dtype=torch.int64), [(0, 0, -1)], [1], "runs: negative half width -1"),
     ],
 )
-def test_refuses(mask, runs, passes, message):
+def test_refuses(words, runs, passes, message):
     with pytest.raises(ValueError, match=message):
-        native_dilate(mask, torch.tensor(runs, dtype=torch.int32), passes)
+        native_dilate(words, 4, torch.tensor(runs, dtype=torch.int32), passes)
 
 
 def test_works_without_the_compiled_module(monkeypatch):
@@ -152,7 +154,7 @@ def test_works_without_the_compiled_module(monkeypatch):
     assert not can_run
     assert "was not built" in reason
     with pytest.raises(ImportError):
-        native_dilate(torch.zeros(1, 1, 1, 1, dtype=torch.bool), torch.zeros(0, 3, dtype=torch.int32), [])
+        native_dilate(torch.zeros(1, 1, 1, 1, dtype=torch.int64), 1, torch.zeros(0, 3, dtype=torch.int32), [])
 
 
 def build_wheel(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess:

@@ -26,11 +26,9 @@ inline Word last_word_mask(std::int64_t width) {
   return used == 0 ? ~Word{0} : (Word{1} << used) - 1;
 }
 
-// Eight bytes -> eight bits, bit i set where byte i is not zero.
-inline Word pack_bytes(Word bytes) {
-  constexpr Word low7 = 0x7f * kLowBits;
-  const Word nonzero = (((bytes & low7) + low7) | bytes) >> 7 & kLowBits;
-  return nonzero * 0x0102040810204080 >> 56;  // the product gathers bit 8i at bit 56 + i, without carries
+// Eight bytes of 0 or 1 -> eight bits.
+RSUPER_INLINE Word pack_bytes(Word bytes) {
+  return bytes * 0x0102040810204080 >> 56;  // the product gathers bit 8i at bit 56 + i, without carries
 }
 
 // Eight bits -> eight bytes of 0 or 1.
@@ -48,11 +46,12 @@ inline void for_each_word(std::int64_t width, const Body& body) {
   if (x < width) body(x, width - x);
 }
 
-inline Word pack_word(const std::uint8_t* voxels, std::int64_t count) {
+// Voxels of 0 or 1, a multiple of eight of them.
+RSUPER_INLINE Word pack_word(const std::uint8_t* voxels, int count = kWordBits) {
   Word word = 0;
-  for (std::int64_t x = 0; x < count; x += 8) {
-    Word bytes = 0;
-    std::memcpy(&bytes, voxels + x, count - x < 8 ? count - x : 8);
+  for (int x = 0; x < count; x += 8) {
+    Word bytes;
+    std::memcpy(&bytes, voxels + x, sizeof bytes);
     word |= pack_bytes(bytes) << x;
   }
   return word;
@@ -65,26 +64,8 @@ inline void unpack_word(Word word, std::uint8_t* voxels, std::int64_t count) {
   }
 }
 
-inline void pack_row(const std::uint8_t* voxels, Word* row, std::int64_t width) {
-  for_each_word(width, [&](std::int64_t x, std::int64_t count) { row[x / kWordBits] = pack_word(voxels + x, count); });
-}
-
 inline void unpack_row(const Word* row, std::uint8_t* voxels, std::int64_t width) {
   for_each_word(width, [&](std::int64_t x, std::int64_t count) { unpack_word(row[x / kWordBits], voxels + x, count); });
-}
-
-// In place: every voxel spreads to the voxels `step` before and after it; 0 < step < 64.
-inline void spread_row(Word* row, std::int64_t words, std::int64_t step, Word last_mask) {
-  Word before = 0;
-  for (std::int64_t w = 0; w < words; ++w) {
-    const Word here = row[w];
-    const Word after = w + 1 < words ? row[w + 1] : Word{0};
-    const Word up = here << step | before >> (kWordBits - step);
-    const Word down = here >> step | after << (kWordBits - step);
-    row[w] = here | up | down;
-    before = here;
-  }
-  row[words - 1] &= last_mask;
 }
 
 inline bool any_bit(const Word* row, std::int64_t words) {
@@ -93,7 +74,7 @@ inline bool any_bit(const Word* row, std::int64_t words) {
   return all != 0;
 }
 
-inline std::int64_t count_bits(Word word) {
+RSUPER_INLINE std::int64_t count_bits(Word word) {
   word -= word >> 1 & 0x5555555555555555;
   word = (word & 0x3333333333333333) + (word >> 2 & 0x3333333333333333);
   return static_cast<std::int64_t>(((word + (word >> 4)) & 0x0f0f0f0f0f0f0f0f) * kLowBits >> 56);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Volumes are worked on in chunks of voxels that stay in the first-level cache. Arrays of any element type are read as
+// Volumes are worked on in chunks of rows that stay in the first-level cache. Arrays of any element type are read as
 // float, a chunk at a time; sums are taken in float within a chunk and in double over the chunks, in their order, so that
 // results do not depend on the number of threads.
 #pragma once
@@ -9,15 +9,47 @@
 #include <cstring>
 #include <vector>
 
+#include "rsuper/bit_rows.h"
 #include "rsuper/logistic.h"
 
 namespace rsuper {
 
-constexpr std::int64_t kChunk = 2048;
+constexpr std::int64_t kChunk = 2048;  // voxels, at most
 constexpr int kLanes = 16;
 
+// The rows of a plane.
+struct Volume {
+  std::int64_t rows, width;
+  std::int64_t voxels() const { return rows * width; }
+};
+
+// Some whole rows, or a part of one row that starts at a whole word of bits.
+struct Chunk {
+  std::int64_t row, rows, x, width;
+  std::int64_t first;  // voxel of the plane
+  std::int64_t size() const { return rows * width; }
+};
+
+class Chunks {
+ public:
+  explicit Chunks(const Volume& volume)
+      : volume_(volume), rows_(std::max<std::int64_t>(kChunk / std::max<std::int64_t>(volume.width, 1), 1)),
+        pieces_(std::max<std::int64_t>((volume.width + kChunk - 1) / kChunk, 1)) {}
+
+  std::int64_t count() const { return (volume_.rows + rows_ - 1) / rows_ * pieces_; }
+
+  Chunk operator[](std::int64_t index) const {
+    const std::int64_t row = index / pieces_ * rows_, x = index % pieces_ * kChunk;
+    return {row, std::min(rows_, volume_.rows - row), x, std::min(kChunk, volume_.width - x), row * volume_.width + x};
+  }
+
+ private:
+  Volume volume_;
+  std::int64_t rows_, pieces_;
+};
+
 // The numbers are part of the interface with Python, see rsuper_kernels/native.py.
-enum class Type : int { f32 = 0, f16 = 1, bf16 = 2, u8 = 3, i16 = 4, i32 = 5, i64 = 6 };
+enum class Type : int { f32 = 0, f16 = 1, bf16 = 2, u8 = 3, i16 = 4, i32 = 5, i64 = 6, bits = 7 };
 
 inline std::int64_t size_of(Type type) {
   switch (type) {
@@ -96,15 +128,5 @@ struct LaneSum {
     return sum;
   }
 };
-
-// For each plane, the groups that it serves.
-inline std::vector<std::vector<std::int64_t>> members_of_planes(const std::vector<std::int64_t>& planes,
-                                                                std::int64_t plane_count) {
-  std::vector<std::vector<std::int64_t>> members(plane_count);
-  for (std::size_t g = 0; g < planes.size(); ++g) members[planes[g]].push_back(static_cast<std::int64_t>(g));
-  return members;
-}
-
-inline std::int64_t chunks_of(std::int64_t voxels) { return (voxels + kChunk - 1) / kChunk; }
 
 }  // namespace rsuper

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "rsuper/bit_rows.h"
+
 namespace rsuper {
 
 struct Shape {
@@ -18,11 +20,10 @@ struct Run {
 using Pass = std::vector<Run>;
 
 // Binary dilation of n masks; voxels outside a mask count as zero, also between passes.
-//   src     [n, d, h, w]  not zero = inside
-//   dst     [n, d, h, w]  every voxel is written, 0 or 1; may be src itself
+//   src     [n, d, h, words of a row]
+//   dst     [n, d, h, words of a row]  every word is written; may be src itself
 //   passes  structuring elements, applied one after the other; no pass copies the mask, an empty pass clears it
 // The result does not depend on `threads`.
-void dilate(const std::uint8_t* src, std::uint8_t* dst, const Shape& shape, const std::vector<Pass>& passes,
-            int threads);
+void dilate(const Word* src, Word* dst, const Shape& shape, const std::vector<Pass>& passes, int threads);
 
 }  // namespace rsuper

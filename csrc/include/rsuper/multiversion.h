@@ -14,7 +14,7 @@
 #define RSUPER_MULTIVERSION
 #endif
 
-// A function that always becomes part of its caller, and so of each version of it.
+// What multiversioned functions call has to become a part of each version.
 #if defined(__GNUC__)
 #define RSUPER_INLINE inline __attribute__((always_inline))
 #elif defined(_MSC_VER)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,40 +16,39 @@ def attenuation_stats(
     ct: torch.Tensor, logits: torch.Tensor, tumour: torch.Tensor, organ: torch.Tensor, *tables: Any
 ) -> torch.Tensor:
     """Statistics (G, 2, 3); see reference.py."""
-    tensors = [native.readable(x) for x in (ct, logits, tumour, organ)]
-    out = torch.empty(len(tables[0]), 2, 3, dtype=torch.float32)
-    native.module().attenuation_stats(*_arguments(tensors, logits, *tables), out.data_ptr(), native.threads())
-    return out
+    ct, logits, tumour, organ = (native.readable(x) for x in (ct, logits, tumour, organ))
+    return native.sums(logits, [_term(ct, logits, tumour, organ, None, *tables)], 6 * len(tumour)).view(-1, 2, 3)
 
 
 def attenuation_stats_backward(
     grad: torch.Tensor, ct: torch.Tensor, logits: torch.Tensor, tumour: torch.Tensor, organ: torch.Tensor, *tables: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of the logits and of a floating-point organ mask (zeros for another); see reference.py."""
-    tensors = [native.readable(x) for x in (ct, logits, tumour, organ)]
-    grad = grad.float().contiguous()
-    grad_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
-    soft = organ.is_floating_point()
-    grad_organ = torch.empty_like(tensors[3]) if soft else torch.zeros(organ.shape)
-    native.module().attenuation_stats_backward(
-        *_arguments(tensors, logits, *tables),
-        grad.data_ptr(),
-        logits.shape[0] * logits.shape[1],
-        grad_logits.data_ptr(),
-        grad_organ.data_ptr() if soft else 0,
-        native.threads(),
-    )
-    return grad_logits, grad_organ.to(organ.dtype) if soft else grad_organ
+    dtype = organ.dtype if organ.is_floating_point() else None
+    ct, logits, tumour, organ = (native.readable(x) for x in (ct, logits, tumour, organ))
+    grad_organ = torch.zeros(organ.shape) if dtype is None else torch.empty_like(organ)
+    term = _term(ct, logits, tumour, organ, None if dtype is None else grad_organ, *tables)
+    return native.sums_backward(grad, logits, [term]), grad_organ.to(dtype or grad_organ.dtype)
 
 
-def _arguments(
-    tensors: Sequence[torch.Tensor],
+def _term(
+    ct: torch.Tensor,
     logits: torch.Tensor,
+    tumour: torch.Tensor,
+    organ: torch.Tensor,
+    grad_organ: torch.Tensor | None,
     sample: Sequence[int],
     channel: Sequence[int],
     eps: float,
     activation: str,
-) -> tuple[Any, ...]:
-    planes = [b * logits.shape[1] + c for b, c in zip(sample, channel, strict=True)]
-    addresses = [native.address(tensor) for tensor in tensors]
-    return *addresses, logits.shape[2:].numel(), planes, list(sample), eps, activation == "sigmoid"
+) -> Any:
+    return native.module().attenuation_term(
+        tuple(logits.shape[2:]),
+        *(native.address(tensor) for tensor in (ct, tumour, organ)),
+        native.planes_of(logits, sample, channel),
+        list(sample),
+        (-math.inf, math.inf),
+        eps,
+        activation == "sigmoid",
+        0 if grad_organ is None else grad_organ.data_ptr(),
+    )

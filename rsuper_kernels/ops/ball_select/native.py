@@ -56,3 +56,28 @@ def rank_weights(
             plane.data_ptr(), inside.data_ptr(), plane.numel(), concentration, weights.data_ptr()
         )
     return out
+
+
+def foreground_weights(
+    logits: torch.Tensor,
+    words: torch.Tensor,
+    sample: Sequence[int],
+    channel: Sequence[int],
+    limit: int,
+    concentration: float,
+    activation: str,
+) -> torch.Tensor:
+    """Weights (P, limit) of the voxels of each bit mask; see reference.py."""
+    logits, words = native.readable(logits), words.contiguous()
+    out = torch.empty(len(sample), limit)
+    native.module().foreground_weights(
+        native.address(logits),
+        logits.shape[2:],
+        words.data_ptr(),
+        native.planes_of(logits, sample, channel),
+        concentration,
+        activation == "sigmoid",
+        out.data_ptr(),
+        limit,
+    )
+    return out

@@ -8,13 +8,29 @@ from typing import Any
 
 import torch
 
-from rsuper_kernels import dispatch
-from rsuper_kernels.checks import check_device, check_full_precision, check_integer, check_ndim, check_shape
+from rsuper_kernels import dispatch, native
+from rsuper_kernels.bits import BitMasks
+from rsuper_kernels.checks import (
+    accumulation_dtype,
+    check_choice,
+    check_device,
+    check_full_precision,
+    check_integer,
+    check_ndim,
+    check_planes,
+    check_shape,
+)
 from rsuper_kernels.geometry import UNIT_SPACING, as_spacing
 
 for _op in ("ball_select", "rank_weights"):
     dispatch.register(_op, "reference", dispatch.Backend(f"rsuper_kernels.ops.ball_select.reference:{_op}"))
     dispatch.register_native("ball_select", _op, dtypes=(torch.float32,))
+dispatch.register(
+    "foreground_weights",
+    "reference",
+    dispatch.Backend("rsuper_kernels.ops.ball_select.reference:foreground_weights"),
+)
+dispatch.register_native("ball_select", "foreground_weights", dtypes=native.FLOATS)
 
 
 @torch.library.custom_op(
@@ -63,6 +79,25 @@ def _(
     probability: torch.Tensor, mask: torch.Tensor, concentration: float, limits: Sequence[int], impl: str
 ) -> torch.Tensor:
     return torch.empty_like(probability, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op(
+    "rsuper::foreground_weights",
+    mutates_args=(),
+    schema="(Tensor logits, Tensor words, int[] sample, int[] channel, int limit, float concentration, "
+    "str activation, str impl) -> Tensor",
+)
+def _foreground_weights(logits: torch.Tensor, *inputs: Any) -> torch.Tensor:
+    function = dispatch.select("foreground_weights", inputs[-1], logits.device, logits.dtype)
+    out: torch.Tensor = function(logits, *inputs[:-1])
+    return out
+
+
+@_foreground_weights.register_fake
+def _(
+    logits: torch.Tensor, words: torch.Tensor, sample: Sequence[int], channel: Sequence[int], limit: int, *rest: Any
+) -> torch.Tensor:
+    return logits.new_empty(len(sample), limit, dtype=accumulation_dtype(logits))
 
 
 def ball_select(
@@ -158,10 +193,52 @@ def rank_weights(
     check_ndim("probability", probability, "(N, D, H, W)")
     check_shape("mask", mask, tuple(probability.shape), "(N, D, H, W)")
     check_device("mask", mask, "probability", probability)
-    if len(limits) != probability.shape[0] or any(limit < 0 for limit in limits):
-        raise ValueError(
-            f"limits: expected one number of at least 0 for each of {probability.shape[0]} planes, got {limits}"
-        )
+    _check_ranking(probability.shape[0], limits, concentration)
+    return _rank_weights(probability.detach(), mask.bool(), concentration, list(limits), impl)
+
+
+def foreground_weights(
+    logits: torch.Tensor,
+    masks: BitMasks,
+    sample: Sequence[int],
+    channel: Sequence[int],
+    limits: Sequence[int],
+    *,
+    concentration: float = 0.5,
+    activation: str = "sigmoid",
+    impl: str = "auto",
+) -> torch.Tensor:
+    """Weigh masked voxels as `rank_weights` does, straight from logits, without a volume of weights.
+
+    Args:
+        logits: (B, C, D, H, W), any float dtype.
+        masks: P bit masks of the volume (D, H, W).
+        sample, channel: the plane of each of the P masks.
+        limits: per mask, a number that its voxels do not exceed, known on the host.
+        concentration: as for `rank_weights`.
+        activation: "sigmoid" for logits, "identity" if `logits` already holds probabilities.
+        impl: "auto", "reference" or "cpu".
+
+    Returns:
+        (P, max(limits)) weights of each mask's voxels by rising linear index, then 0, float32 (float64 for float64
+        logits). No gradient.
+
+    Raises:
+        TypeError, ValueError: shapes, devices, limits or a concentration that do not fit, named.
+    """
+    check_planes(logits, sample, channel)
+    check_choice("activation", activation, ("sigmoid", "identity"))
+    check_shape("masks", masks, (len(sample), *logits.shape[2:]), "(P, D, H, W)")
+    check_device("masks", masks.words, "logits", logits)
+    _check_ranking(len(sample), limits, concentration)
+    planes = (list(sample), list(channel))
+    return _foreground_weights(
+        logits.detach(), masks.words, *planes, max(limits, default=0), concentration, activation, impl
+    )
+
+
+def _check_ranking(planes: int, limits: Sequence[int], concentration: float) -> None:
+    if len(limits) != planes or any(limit < 0 for limit in limits):
+        raise ValueError(f"limits: expected one number of at least 0 for each of {planes} planes, got {limits}")
     if not 0 <= concentration < 1:
         raise ValueError(f"concentration: expected a number in [0, 1), got {concentration}")
-    return _rank_weights(probability.detach(), mask.bool(), concentration, list(limits), impl)

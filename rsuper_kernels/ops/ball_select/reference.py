@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import torch
 
+from rsuper_kernels.bits import unpack
+from rsuper_kernels.checks import accumulation_dtype
 from rsuper_kernels.geometry import squared_limit
 
 
@@ -97,3 +99,22 @@ def rank_weights(
         scaled = decay * count / decay.sum().clamp(min=torch.finfo(torch.float64).tiny)
         weights.view(-1)[index] = scaled.to(weights.dtype)
     return out
+
+
+def foreground_weights(
+    logits: torch.Tensor,
+    words: torch.Tensor,
+    sample: Sequence[int],
+    channel: Sequence[int],
+    limit: int,
+    concentration: float,
+    activation: str,
+) -> torch.Tensor:
+    """Rank weights (P, limit) of the voxels of each bit mask, by rising linear index."""
+    planes = logits[list(sample), list(channel)].to(accumulation_dtype(logits))
+    probability = planes.sigmoid() if activation == "sigmoid" else planes
+    mask = unpack(words, logits.shape[-1])
+    dense = rank_weights(probability, mask, concentration, [limit] * len(mask)).flatten(1)
+    # voxels outside the mask go to a place past the last one
+    place = torch.where(mask.flatten(1), mask.flatten(1).long().cumsum(1) - 1, limit)
+    return dense.new_zeros(len(mask), limit + 1).scatter_(1, place, dense)[:, :limit].contiguous()

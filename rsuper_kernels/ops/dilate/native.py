@@ -10,32 +10,39 @@ import torch
 from rsuper_kernels import native
 
 
-def dilate(mask: torch.Tensor, runs: torch.Tensor, passes: Sequence[int]) -> torch.Tensor:
-    """Binary dilation of masks on the CPU.
+def dilate(words: torch.Tensor, width: int, runs: torch.Tensor, passes: Sequence[int]) -> torch.Tensor:
+    """Binary dilation of bit masks on the CPU.
 
     Args:
-        mask: bool (N, D, H, W), contiguous, on the CPU.
+        words: int64 (N, D, H, ceil(W / 64)), contiguous, on the CPU; see bits.py.
+        width: W.
         runs: int32 (R, 3), contiguous, on the CPU. A row (dz, dy, half_width) stands for all offsets (dz, dy, dx)
             with |dx| <= half_width.
         passes: how many rows of `runs` each structuring element takes, in order; the elements are applied one after
             the other. No pass returns a copy, an empty pass an empty mask.
 
     Returns:
-        bool (N, D, H, W). Voxels outside the volume count as False.
+        Words of the same shape. Voxels outside the volume count as outside the mask.
 
     Raises:
         ImportError: the compiled module is not there; `native.available()` says why.
         ValueError: a tensor is not as described above, or `passes` does not add up to R, or a half width is negative.
     """
-    _require("mask", mask, torch.bool, 4)
+    _require("words", words, torch.int64, 4)
     _require("runs", runs, torch.int32, 2)
     if runs.shape[1] != 3:
         raise ValueError(f"runs: expected shape (R, 3), got {tuple(runs.shape)}")
     if min(passes, default=0) < 0 or sum(passes) != runs.shape[0]:
         raise ValueError(f"passes: {list(passes)} does not divide the {runs.shape[0]} rows of runs")
-    out = torch.empty_like(mask)
+    out = torch.empty_like(words)
     native.module().dilate(
-        mask.data_ptr(), out.data_ptr(), *mask.shape, runs.data_ptr(), list(passes), threads=native.threads()
+        words.data_ptr(),
+        out.data_ptr(),
+        *words.shape[:3],
+        width,
+        runs.data_ptr(),
+        list(passes),
+        threads=native.threads(),
     )
     return out
 

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 
 import torch
 
+from rsuper_kernels.bits import pack, unpack
 
-def dilate(mask: torch.Tensor, runs: torch.Tensor, passes: Sequence[int]) -> torch.Tensor:
-    """Dilate bool masks (N, D, H, W) by passes of runs (R, 3) of (dz, dy, half width); returns a new bool tensor."""
+
+def dilate(words: torch.Tensor, width: int, runs: torch.Tensor, passes: Sequence[int]) -> torch.Tensor:
+    """Dilate bit masks (N, D, H, ceil(W / 64)) by passes of runs (R, 3) of (dz, dy, half width); returns new words."""
+    mask = unpack(words, width)
     for one_pass in runs.split(list(passes)):
         mask = _dilate_once(mask, [tuple(run) for run in one_pass.tolist()])
-    return mask.clone() if len(passes) == 0 else mask
+    return pack(mask)
 
 
 def _dilate_once(mask: torch.Tensor, runs: list[tuple[int, int, int]]) -> torch.Tensor:

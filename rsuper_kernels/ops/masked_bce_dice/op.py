@@ -10,6 +10,7 @@ import torch
 
 from rsuper_kernels import dispatch, native
 from rsuper_kernels.checks import accumulation_dtype, check_choice, check_device, check_planes, check_shape
+from rsuper_kernels.tables import every_plane
 
 SUMS = ("positive_bce", "negative_bce", "tp", "fp", "fn", "known")
 
@@ -116,9 +117,3 @@ def masked_bce_dice(
     return _masked_bce_dice(
         logits, masks["targets"], masks["known"], masks.get("weights"), list(sample), list(channel), activation, impl
     )
-
-
-def every_plane(logits: torch.Tensor) -> tuple[list[int], list[int]]:
-    """Sample and channel of every plane of logits (B, C, ...), channels fastest."""
-    batch, channels = logits.shape[:2]
-    return [b for b in range(batch) for _ in range(channels)], list(range(channels)) * batch

@@ -6,9 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 
-from rsuper_kernels.bits import WORD_BITS
+from rsuper_kernels.bits import pack, unpack
 from rsuper_kernels.labels import label_mask
 from rsuper_kernels.tables import split
 
@@ -19,7 +18,7 @@ def pack_masks(masks: torch.Tensor, planes: Sequence[int], counts: Sequence[int]
     for union, members in zip(inside, split(planes, counts), strict=True):
         for plane in members:
             union |= masks[plane] != 0
-    return _pack(inside)
+    return pack(inside)
 
 
 def pack_labels(
@@ -29,16 +28,9 @@ def pack_labels(
     inside = torch.zeros(len(sample), *labels.shape[1:], dtype=torch.bool, device=labels.device)
     for mask, b, members in zip(inside, sample, split(ids, counts), strict=True):
         mask.copy_(label_mask(labels[b], members))
-    return _pack(inside)
+    return pack(inside)
 
 
 def unpack_masks(words: torch.Tensor, width: int) -> torch.Tensor:
     """Bool masks (N, D, H, W) of words (N, D, H, ceil(W / 64))."""
-    lanes = torch.arange(WORD_BITS, device=words.device)
-    return ((words[..., None] >> lanes) & 1).bool().flatten(-2)[..., :width]
-
-
-def _pack(inside: torch.Tensor) -> torch.Tensor:
-    lanes = F.pad(inside, (0, -inside.shape[-1] % WORD_BITS)).unflatten(-1, (-1, WORD_BITS)).long()
-    # bits are apart, so their sum is their union; the last one makes the word negative
-    return (lanes << torch.arange(WORD_BITS, device=inside.device)).sum(-1)
+    return unpack(words, width)

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Registration and public function of the joint sums."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from rsuper_kernels import dispatch, native
+from rsuper_kernels.bits import BitMasks
+from rsuper_kernels.checks import accumulation_dtype, check_device, check_planes, check_shape
+
+for _op in ("loss_sums", "loss_sums_backward"):
+    dispatch.register(_op, "reference", dispatch.Backend(f"rsuper_kernels.ops.loss_sums.reference:{_op}"))
+    dispatch.register_native("loss_sums", _op, dtypes=native.FLOATS)
+
+
+@dataclass(frozen=True)
+class RegionSums:
+    """Probability inside each region, (G,); see ops/region_sums.
+
+    Args:
+        regions: G bit masks.
+        sample, channel: the plane of logits of each group.
+    """
+
+    regions: BitMasks
+    sample: Sequence[int]
+    channel: Sequence[int]
+
+    outputs: ClassVar[tuple[int, ...]] = ()
+
+    @property
+    def masks(self) -> list[BitMasks]:
+        return [self.regions]
+
+
+@dataclass(frozen=True)
+class BceDice:
+    """Masked cross-entropy and Dice sums, (G, 6); see ops/masked_bce_dice.
+
+    Args:
+        targets, known: G bit masks each.
+        sample, channel: the plane of logits of each group.
+        weights: float32 (G, N) or None: weights of the cross-entropy of each group's target voxels by rising linear
+            index, N at least their number; other voxels weigh 1.
+    """
+
+    targets: BitMasks
+    known: BitMasks
+    sample: Sequence[int]
+    channel: Sequence[int]
+    weights: torch.Tensor | None = None
+
+    outputs: ClassVar[tuple[int, ...]] = (6,)
+
+    @property
+    def masks(self) -> list[BitMasks]:
+        return [self.targets, self.known]
+
+
+@dataclass(frozen=True)
+class AttenuationStats:
+    """Soft statistics of the CT in tumour and organ, (G, 2, 3); see ops/attenuation_stats.
+
+    Args:
+        ct: (B, D, H, W), any float dtype, HU.
+        tumour, organ: G bit masks each.
+        sample, channel: the plane of logits of each group.
+        window: HU to which the CT is clipped.
+        eps: voxels, added to the weights that means are divided by.
+    """
+
+    ct: torch.Tensor
+    tumour: BitMasks
+    organ: BitMasks
+    sample: Sequence[int]
+    channel: Sequence[int]
+    window: tuple[float, float] = (float("-inf"), float("inf"))
+    eps: float = 1e-5
+
+    outputs: ClassVar[tuple[int, ...]] = (2, 3)
+
+    @property
+    def masks(self) -> list[BitMasks]:
+        return [self.tumour, self.organ]
+
+
+Term = RegionSums | BceDice | AttenuationStats
+KINDS = (RegionSums, BceDice, AttenuationStats)
+
+# kinds and counts: of each term; tensors: three for each term, empty where it needs fewer; options: three for each term.
+_TABLES = (
+    "Tensor[] tensors, int[] kinds, int[] counts, int[] sample, int[] channel, float[] options, "
+    "str activation, str impl"
+)
+
+
+@torch.library.custom_op("rsuper::loss_sums", mutates_args=(), schema=f"(Tensor logits, {_TABLES}) -> Tensor")
+def _loss_sums(logits: torch.Tensor, *tables: Any) -> torch.Tensor:
+    out: torch.Tensor = dispatch.select("loss_sums", tables[-1], logits.device, logits.dtype)(logits, *tables[:-1])
+    return out
+
+
+@_loss_sums.register_fake
+def _(
+    logits: torch.Tensor, tensors: Sequence[torch.Tensor], kinds: Sequence[int], counts: Sequence[int], *rest: Any
+) -> torch.Tensor:
+    return logits.new_empty(output_count(kinds, counts), dtype=accumulation_dtype(logits))
+
+
+@torch.library.custom_op(
+    "rsuper::loss_sums_backward", mutates_args=(), schema=f"(Tensor grad, Tensor logits, {_TABLES}) -> Tensor"
+)
+def _loss_sums_backward(grad: torch.Tensor, logits: torch.Tensor, *tables: Any) -> torch.Tensor:
+    function = dispatch.select("loss_sums_backward", tables[-1], logits.device, logits.dtype)
+    out: torch.Tensor = function(grad, logits, *tables[:-1])
+    return out
+
+
+@_loss_sums_backward.register_fake
+def _(grad: torch.Tensor, logits: torch.Tensor, *tables: Any) -> torch.Tensor:
+    return torch.empty_like(logits, memory_format=torch.contiguous_format)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    logits, tensors, *tables = inputs
+    ctx.save_for_backward(logits, *tensors)
+    ctx.tables = tables
+
+
+def _backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+    logits, *tensors = ctx.saved_tensors
+    grad_logits = _loss_sums_backward(grad, logits, tensors, *ctx.tables)
+    # torch takes an empty list for a list of tensors, which wants a list back
+    return (grad_logits, [None] * len(tensors), *([] if table == [] else None for table in ctx.tables))
+
+
+_loss_sums.register_autograd(_backward, setup_context=_setup_context)
+
+
+def loss_sums(
+    logits: torch.Tensor, terms: Sequence[Term], *, activation: str = "sigmoid", impl: str = "auto"
+) -> list[torch.Tensor]:
+    """Take the sums of any number of terms in one pass over the logits.
+
+    Args:
+        logits: (B, C, D, H, W), any float dtype.
+        terms: `RegionSums`, `BceDice` and `AttenuationStats`; a plane may serve any number of groups of each.
+        activation: "sigmoid" for logits, "identity" if `logits` already holds probabilities.
+        impl: "auto", "reference" or "cpu".
+
+    Returns:
+        For each term a tensor as its class says, float32 (float64 for float64 logits). Gradient to `logits` only, in
+        its dtype.
+
+    Raises:
+        TypeError, ValueError: shapes, devices or plane indices that do not fit, named.
+    """
+    for index, term in enumerate(terms):
+        _check_term(f"terms[{index}]", logits, term)
+    if not terms:
+        return []
+    counts = [len(term.sample) for term in terms]
+    out = _loss_sums(
+        logits,
+        [tensor for term in terms for tensor in _tensors(logits, term)],
+        [KINDS.index(type(term)) for term in terms],
+        counts,
+        [b for term in terms for b in term.sample],
+        [c for term in terms for c in term.channel],
+        [option for term in terms for option in _options(term)],
+        activation,
+        impl,
+    )
+    sizes = [count * _size(term.outputs) for term, count in zip(terms, counts, strict=True)]
+    return [part.view(-1, *term.outputs) if term.outputs else part for part, term in zip(out.split(sizes), terms, strict=True)]
+
+
+def output_count(kinds: Sequence[int], counts: Sequence[int]) -> int:
+    """Numbers that these kinds of terms have for so many groups."""
+    return sum(count * _size(KINDS[kind].outputs) for kind, count in zip(kinds, counts, strict=True))
+
+
+def _size(outputs: Sequence[int]) -> int:
+    return torch.Size(outputs).numel()
+
+
+def _check_term(name: str, logits: torch.Tensor, term: Term) -> None:
+    check_planes(logits, term.sample, term.channel)
+    volume = tuple(logits.shape[2:])
+    for mask in term.masks:
+        if mask.shape != (len(term.sample), *volume):
+            raise ValueError(f"{name}: expected bit masks of {(len(term.sample), *volume)}, got {mask.shape}")
+        check_device(name, mask.words, "logits", logits)
+    if isinstance(term, AttenuationStats):
+        check_shape(f"{name}.ct", term.ct, (logits.shape[0], *volume), "(B, D, H, W)")
+
+
+def _tensors(logits: torch.Tensor, term: Term) -> list[torch.Tensor]:
+    """Three tensors: the bit masks' words, and the weights or the CT."""
+    none = logits.new_empty(0)
+    words = [mask.words for mask in term.masks]
+    if isinstance(term, RegionSums):
+        return [*words, none, none]
+    if isinstance(term, BceDice):
+        return [*words, none if term.weights is None else term.weights]
+    return [*words, term.ct.detach()]
+
+
+def _options(term: Term) -> tuple[float, float, float]:
+    return (*term.window, term.eps) if isinstance(term, AttenuationStats) else (0.0, 0.0, 0.0)
