@@ -216,12 +216,13 @@ class Search {
 #pragma omp critical(rsuper_ball_search)
         needed = least();
         const Box& box = tiles[t].box;
-        const Box tile = intersection(scaled(hull(bounds, blocks_over(box, 2), bounds.threshold(needed)), 2), box);
+        const float threshold = bounds.threshold(needed);
+        const Box tile = intersection(scaled(hull(bounds, blocks_over(box, 2), threshold), 2), box);
         if (tile.empty()) continue;
         std::vector<Span> spans;
         for (std::int64_t x = tile.x0; x < tile.x1; x += kLanes) {
           const Box block{tile.z0, tile.y0, x, tile.z1, tile.y1, std::min<std::int64_t>(x + kLanes, tile.x1)};
-          const Box held = scaled(hull(bounds, blocks_over(block, 2), bounds.threshold(needed)), 2);
+          const Box held = intersection(scaled(hull(bounds, blocks_over(block, 2), threshold), 2), block);
           spans.push_back({held.z0, held.z1});
         }
         scorer.score(tile, spans);
