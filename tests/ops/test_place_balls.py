@@ -51,8 +51,8 @@ def test_table(impl):
 
     Threes in a row sum to 1.5 2.2 1.8 1.1 1.2 1.9 1.8 1.0 at voxels 1 to 8: the first tumour is at 2, and its ball of
     voxels 1 to 3 holds enough: core 2, body 2 and 3, ring 1 to 3. Without the body .6 .2 .8 .9 are left at 1, 5, 6, 7
-    (and .2, .1 at 4, 8): 1.9 at 6 is the best. Its ball of radius 1 has 5, 6, 7, but 4 are needed, so it grows to 4 to 8:
-    core 7, body 6 and 7, ring 4, 6 and 7, the tie of 4 and 5 going to the lower.
+    (and .2, .1 at 4, 8): 1.9 at 6 is the best. Its ball of radius 1 has 5, 6, 7, but 4 are needed, so it grows to 4 to
+    8: core 7, body 6 and 7, ring 4, 6 and 7, the tie of 4 and 5 going to the lower.
     """
     p = torch.tensor([0.1, 0.6, 0.9, 0.7, 0.2, 0.2, 0.8, 0.9, 0.1]).reshape(1, 1, 1, 1, 9)
     allowed = torch.arange(9).reshape(1, 1, 1, 9) > 0
@@ -72,8 +72,15 @@ def test_nothing_is_left_for_the_last(impl):
     """Six voxels are allowed: the first tumour takes four, the second two of the three it has, the third none."""
     allowed = box_mask(SHAPE, (3, 4), (5, 7), (4, 7))
     tumours = [ball(0, 3.0, 4), ball(0, 3.0, 3), ball(0, 3.0, 2)]
-    placed = place_balls(random_logits(1, 1, *SHAPE, dtype=torch.float32), pack_masks(allowed[None]), [0], [0], [tumours],
-                         SPACING, impl=impl)
+    placed = place_balls(
+        random_logits(1, 1, *SHAPE, dtype=torch.float32),
+        pack_masks(allowed[None]),
+        [0],
+        [0],
+        [tumours],
+        SPACING,
+        impl=impl,
+    )
     core, body, ring, bodies = bits(placed)
     assert bodies.flatten(1).sum(1).tolist() == [4, 2, 0]
     assert torch.equal(body[0], allowed)
@@ -167,7 +174,9 @@ def test_dtypes_agree_where_they_hold_the_logits(impl, dtype):
 def test_odd_shapes(impl, shape, spacing):
     logits = random_logits(1, 1, *shape, dtype=torch.float32)
     masks = BitMasks.full(1, shape, logits.device)
-    tumours = [[ball(0, 4.0, 5, shape, spacing), ball(0, 100.0, 10**6, shape, spacing), ball(0, 1.0, 1, shape, spacing)]]
+    tumours = [
+        [ball(0, 4.0, 5, shape, spacing), ball(0, 100.0, 10**6, shape, spacing), ball(0, 1.0, 1, shape, spacing)]
+    ]
     core, body, ring, bodies = bits(place_balls(logits, masks, [0], [0], tumours, spacing, impl=impl))
     assert body.all()  # the second takes what is left
     assert ring.all()
@@ -245,14 +254,34 @@ GOOD = Ball(0, 4.0, (2.0, 3.0), 5, (4, 5, 6))
     [
         ({"logits": torch.ones(SHAPE)}, ValueError, r"logits: expected \(B, C, D, H, W\)"),
         ({"channel": [1]}, ValueError, r"channel\[0\]: expected 0 to 0"),
-        ({"masks": BitMasks.zeros(1, (2, 3, 4), torch.device("cpu"))}, ValueError, r"masks: expected .* got shape \(1, 2"),
+        (
+            {"masks": BitMasks.zeros(1, (2, 3, 4), torch.device("cpu"))},
+            ValueError,
+            r"masks: expected .* got shape \(1, 2",
+        ),
         ({"masks": BitMasks.zeros(1, SHAPE, torch.device("meta"))}, ValueError, r"masks: .* logits \(cpu\), got meta"),
         ({"balls": []}, ValueError, "balls: expected a list of tumours for each of 1 planes, got 0"),
-        ({"balls": [[Ball(1, 4.0, (2.0,), 5, (4, 5, 6))]]}, ValueError, "balls, tumour 0: expected a mask from 0 to 0, got 1"),
-        ({"balls": [[GOOD, Ball(0, 0.0, (2.0,), 5, (4, 5, 6))]]}, ValueError, "tumour 1: expected a positive, finite diam"),
-        ({"balls": [[Ball(0, 4.0, (), 5, (4, 5, 6))]]}, ValueError, "tumour 0: expected at least one radius, in ascending"),
+        (
+            {"balls": [[Ball(1, 4.0, (2.0,), 5, (4, 5, 6))]]},
+            ValueError,
+            "balls, tumour 0: expected a mask from 0 to 0, got 1",
+        ),
+        (
+            {"balls": [[GOOD, Ball(0, 0.0, (2.0,), 5, (4, 5, 6))]]},
+            ValueError,
+            "tumour 1: expected a positive, finite diam",
+        ),
+        (
+            {"balls": [[Ball(0, 4.0, (), 5, (4, 5, 6))]]},
+            ValueError,
+            "tumour 0: expected at least one radius, in ascending",
+        ),
         ({"balls": [[Ball(0, 4.0, (3.0, 2.0), 5, (4, 5, 6))]]}, ValueError, "tumour 0: expected at least one radius"),
-        ({"balls": [[Ball(0, 4.0, (2.0,), 5, (-1, 5, 6))]]}, ValueError, "tumour 0: expected three counts of at least 0"),
+        (
+            {"balls": [[Ball(0, 4.0, (2.0,), 5, (-1, 5, 6))]]},
+            ValueError,
+            "tumour 0: expected three counts of at least 0",
+        ),
         ({"spacing": (1.0, 1.0)}, ValueError, "spacing: expected three positive numbers"),
         ({"activation": "tanh"}, ValueError, "activation: expected one of sigmoid, identity, got 'tanh'"),
         ({"impl": "triton"}, BackendError, 'place_balls: impl="triton" cannot run: '),
@@ -268,4 +297,3 @@ def test_refusals(changes, error, message):
     }
     with pytest.raises(error, match=message):
         place_balls(**(arguments | changes))
-
