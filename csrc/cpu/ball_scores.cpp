@@ -24,12 +24,13 @@ double farthest_squared(const BallKernel& kernel) {
 
 // out[w * stride + x]: the sum over |dx| <= w of weights[|dx|] * line[x + dx].
 template <typename T>
-inline void widen(const float* line, const T* weights, std::int64_t reach, std::int64_t stride, T* out) {
-  T sum[kTileWidth];
-  for (int x = 0; x < kTileWidth; ++x) out[x] = sum[x] = weights[0] * line[x];
+RSUPER_INLINE void widen(const float* line, const T* weights, std::int64_t reach, std::int64_t stride, T* out) {
+  T sum[kLanes];
+  for (int x = 0; x < kLanes; ++x) out[x] = sum[x] = weights[0] * line[x];
   for (std::int64_t w = 1; w <= reach; ++w) {
     out += stride;
-    for (int x = 0; x < kTileWidth; ++x)
+#pragma omp simd
+    for (int x = 0; x < kLanes; ++x)
       out[x] = sum[x] += weights[w] * (static_cast<T>(line[x - w]) + static_cast<T>(line[x + w]));
   }
 }
@@ -43,30 +44,50 @@ RSUPER_MULTIVERSION void widen_line(const float* line, const double* weights, st
   widen(line, weights, reach, stride, out);
 }
 
+// Four pairs at once spare loads and stores of the sum; what is left over comes one by one.
 template <typename T>
-inline void add_pair(const T* before, const T* behind, T weight, std::int64_t count, T* __restrict out) {
-  for (std::int64_t i = 0; i < count; ++i) out[i] += weight * (before[i] + behind[i]);
-}
-
-RSUPER_MULTIVERSION void add_rows(const float* before, const float* behind, float weight, std::int64_t count,
-                                  float* __restrict out) {
-  add_pair(before, behind, weight, count, out);
-}
-RSUPER_MULTIVERSION void add_rows(const double* before, const double* behind, double weight, std::int64_t count,
-                                  double* __restrict out) {
-  add_pair(before, behind, weight, count, out);
+RSUPER_INLINE void add_four(const T* rows, const RowPair<T>* pairs, std::int64_t plane, T* __restrict sum) {
+  const T *a = rows + pairs[0].before, *b = rows + pairs[0].behind, wab = pairs[0].weight;
+  const T *c = rows + pairs[1].before, *d = rows + pairs[1].behind, wcd = pairs[1].weight;
+  const T *e = rows + pairs[2].before, *f = rows + pairs[2].behind, wef = pairs[2].weight;
+  const T *g = rows + pairs[3].before, *h = rows + pairs[3].behind, wgh = pairs[3].weight;
+  for (std::int64_t first = 0; first < plane; first += kLanes)
+#pragma omp simd
+    for (std::int64_t i = first; i < first + kLanes; ++i)
+      sum[i] += (wab * (a[i] + b[i]) + wcd * (c[i] + d[i])) + (wef * (e[i] + f[i]) + wgh * (g[i] + h[i]));
 }
 
 template <typename T>
-inline void add_scaled(const T* in, T weight, std::int64_t count, T* __restrict out) {
-  for (std::int64_t i = 0; i < count; ++i) out[i] += weight * in[i];
+RSUPER_INLINE void add_one(const T* rows, const RowPair<T>& pair, std::int64_t plane, T* __restrict sum) {
+  const T *a = rows + pair.before, *b = rows + pair.behind, weight = pair.weight;
+  for (std::int64_t first = 0; first < plane; first += kLanes)
+#pragma omp simd
+    for (std::int64_t i = first; i < first + kLanes; ++i) sum[i] += weight * (a[i] + b[i]);
 }
 
-RSUPER_MULTIVERSION void add_plane(const float* in, float weight, std::int64_t count, float* __restrict out) {
-  add_scaled(in, weight, count, out);
+// The sum of the pairs is added to the planes before and behind, unless they are null.
+template <typename T>
+RSUPER_INLINE void add_sum(const T* rows, const std::vector<RowPair<T>>& pairs, T weight, std::int64_t plane, T* before,
+                           T* behind) {
+  T sum[kTileHeight * kLanes];
+  std::fill(sum, sum + plane, T{0});
+  std::size_t p = 0;
+  for (; p + 4 <= pairs.size(); p += 4) add_four(rows, pairs.data() + p, plane, sum);
+  for (; p < pairs.size(); ++p) add_one(rows, pairs[p], plane, sum);
+  for (T* out : {before, behind}) {
+    if (out == nullptr) continue;
+#pragma omp simd
+    for (std::int64_t i = 0; i < plane; ++i) out[i] += weight * sum[i];
+  }
 }
-RSUPER_MULTIVERSION void add_plane(const double* in, double weight, std::int64_t count, double* __restrict out) {
-  add_scaled(in, weight, count, out);
+
+RSUPER_MULTIVERSION void add_disc(const float* rows, const std::vector<RowPair<float>>& pairs, float weight,
+                                  std::int64_t plane, float* before, float* behind) {
+  add_sum(rows, pairs, weight, plane, before, behind);
+}
+RSUPER_MULTIVERSION void add_disc(const double* rows, const std::vector<RowPair<double>>& pairs, double weight,
+                                  std::int64_t plane, double* before, double* behind) {
+  add_sum(rows, pairs, weight, plane, before, behind);
 }
 
 std::int64_t lanes_below(std::int64_t x) { return x & ~static_cast<std::int64_t>(kLanes - 1); }
@@ -122,60 +143,75 @@ TileScorer<T>::TileScorer(const RowSource& source, const KernelRows& kernel) : s
 }
 
 template <typename T>
-void TileScorer<T>::score(const Box& tile) {
+void TileScorer<T>::score(const Box& tile, const std::vector<Span>& spans) {
   tile_ = tile;
-  const std::int64_t plane = tile.height() * kTileWidth;
-  scores_.assign(tile.depth() * plane, T{0});
-  disc_.resize(plane);
-  const std::int64_t last = std::min(tile.z1 + kernel_.reach_z(), source_.extent().z1);
-  for (std::int64_t z = std::max(tile.z0 - kernel_.reach_z(), source_.extent().z0); z < last; ++z) {
-    if (!widen_plane(z)) continue;
-    for (std::int64_t dz = 0; dz <= kernel_.reach_z(); ++dz) {
-      const bool before = z - dz >= tile.z0 && z - dz < tile.z1, behind = z + dz >= tile.z0 && z + dz < tile.z1;
-      if (!before && !behind) continue;
-      sum_disc(dz);
-      if (before) add_disc(z - dz, dz);
-      if (behind && dz > 0) add_disc(z + dz, dz);
+  const std::int64_t blocks = (tile.width() + kLanes - 1) / kLanes;
+  scores_.assign(blocks * tile.depth() * plane(), T{0});
+  first_ = lanes_below(tile.x0 - kernel_.reach_x());
+  stride_ = lanes_below(tile.x0 + blocks * kLanes + kernel_.reach_x() + kLanes - 1) - first_;
+  list_pairs();
+  const std::int64_t reach = kernel_.reach_z(), last = std::min(tile.z1 + reach, source_.extent().z1);
+  for (std::int64_t z = std::max(tile.z0 - reach, source_.extent().z0); z < last; ++z) {
+    if (!read_plane(z)) continue;
+    for (std::int64_t block = 0; block < blocks; ++block) {
+      const Span span = spans.empty() ? Span{tile.z0, tile.z1} : spans[block];
+      if (z + reach < span.first || z - reach >= span.last) continue;
+      widen_block(block);
+      add_discs(z, block, span);
     }
   }
 }
 
 template <typename T>
-bool TileScorer<T>::widen_plane(std::int64_t z) {
-  const std::int64_t reach = kernel_.reach_x(), rows = tile_.height() + 2 * kernel_.reach_y();
-  const std::int64_t first = lanes_below(tile_.x0 - reach);
-  const std::int64_t count = lanes_below(tile_.x0 + kTileWidth + reach + kLanes - 1) - first;
-  line_.resize(count);
-  widened_.resize((reach + 1) * rows * kTileWidth);
-  bool any = false;
-  for (std::int64_t row = 0; row < rows; ++row) {
-    const std::int64_t y = tile_.y0 - kernel_.reach_y() + row;
-    T* out = widened_.data() + row * kTileWidth;
-    if (y >= source_.extent().y0 && y < source_.extent().y1 && source_.read(z, y, first, count, line_.data())) {
-      widen_line(line_.data() + (tile_.x0 - first), x_weights_.data(), reach, rows * kTileWidth, out);
-      any = true;
-    } else {
-      for (std::int64_t w = 0; w <= reach; ++w) std::fill_n(out + w * rows * kTileWidth, kTileWidth, T{0});
+void TileScorer<T>::list_pairs() {
+  pairs_.resize(kernel_.reach_z() + 1);
+  for (std::int64_t dz = 0; dz <= kernel_.reach_z(); ++dz) {
+    pairs_[dz].clear();
+    for (std::int64_t dy = 0; dy <= kernel_.reach_y() && kernel_.half_width(dz, dy) >= 0; ++dy) {
+      const std::int64_t middle = kernel_.half_width(dz, dy) * rows() + kernel_.reach_y();
+      const double weight = dy == 0 ? 0.5 * kernel_.y(0) : kernel_.y(dy);  // at 0 the pair is one row twice
+      pairs_[dz].push_back({(middle - dy) * kLanes, (middle + dy) * kLanes, static_cast<T>(weight)});
     }
+  }
+}
+
+template <typename T>
+bool TileScorer<T>::read_plane(std::int64_t z) {
+  lines_.resize(rows() * stride_);
+  filled_.resize(rows());
+  bool any = false;
+  for (std::int64_t row = 0; row < rows(); ++row) {
+    const std::int64_t y = tile_.y0 - kernel_.reach_y() + row;
+    filled_[row] = y >= source_.extent().y0 && y < source_.extent().y1 &&
+                   source_.read(z, y, first_, stride_, lines_.data() + row * stride_);
+    any |= filled_[row] != 0;
   }
   return any;
 }
 
 template <typename T>
-void TileScorer<T>::sum_disc(std::int64_t dz) {
-  const std::int64_t rows = tile_.height() + 2 * kernel_.reach_y(), count = tile_.height() * kTileWidth;
-  std::fill(disc_.begin(), disc_.end(), T{0});
-  for (std::int64_t dy = 0; dy <= kernel_.reach_y() && kernel_.half_width(dz, dy) >= 0; ++dy) {
-    const T* middle = widened_.data() + (kernel_.half_width(dz, dy) * rows + kernel_.reach_y()) * kTileWidth;
-    const T weight = static_cast<T>(dy == 0 ? 0.5 * kernel_.y(0) : kernel_.y(dy));  // at 0 the pair is one row twice
-    add_rows(middle - dy * kTileWidth, middle + dy * kTileWidth, weight, count, disc_.data());
+void TileScorer<T>::widen_block(std::int64_t block) {
+  const std::int64_t reach = kernel_.reach_x(), step = rows() * kLanes, x = tile_.x0 + block * kLanes - first_;
+  widened_.resize((reach + 1) * step);
+  for (std::int64_t row = 0; row < rows(); ++row) {
+    T* out = widened_.data() + row * kLanes;
+    if (filled_[row]) {
+      widen_line(lines_.data() + row * stride_ + x, x_weights_.data(), reach, step, out);
+    } else {
+      for (std::int64_t w = 0; w <= reach; ++w) std::fill_n(out + w * step, kLanes, T{0});
+    }
   }
 }
 
 template <typename T>
-void TileScorer<T>::add_disc(std::int64_t z, std::int64_t dz) {
-  const std::int64_t count = tile_.height() * kTileWidth;
-  add_plane(disc_.data(), static_cast<T>(kernel_.z(dz)), count, scores_.data() + (z - tile_.z0) * count);
+void TileScorer<T>::add_discs(std::int64_t z, std::int64_t block, const Span& span) {
+  T* scores = scores_.data() + block * tile_.depth() * plane();
+  for (std::int64_t dz = 0; dz <= kernel_.reach_z(); ++dz) {
+    T* before = span.holds(z - dz) ? scores + (z - dz - tile_.z0) * plane() : nullptr;
+    T* behind = dz > 0 && span.holds(z + dz) ? scores + (z + dz - tile_.z0) * plane() : nullptr;
+    if (before == nullptr && behind == nullptr) continue;
+    add_disc(widened_.data(), pairs_[dz], static_cast<T>(kernel_.z(dz)), plane(), before, behind);
+  }
 }
 
 template class TileScorer<float>;

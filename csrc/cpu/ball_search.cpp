@@ -33,19 +33,18 @@ struct Bounds {
 };
 
 RSUPER_MULTIVERSION void max_of_row(const float* row, std::int64_t count, float* __restrict lanes) {
-  for (std::int64_t x = 0; x < count; ++x) {
-    float& lane = lanes[x % kTileWidth];
-    lane = row[x] > lane ? row[x] : lane;
-  }
+  std::int64_t x = 0;
+  for (; x + kLanes <= count; x += kLanes)
+    for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = row[x + lane] > lanes[lane] ? row[x + lane] : lanes[lane];
+  for (; x < count; ++x) lanes[0] = std::max(lanes[0], row[x]);
 }
 
 float largest_in(const Bounds& bounds, const Box& blocks) {
-  float lanes[kTileWidth] = {};
+  float lanes[kLanes] = {};
   for (std::int64_t z = blocks.z0; z < blocks.z1; ++z)
     for (std::int64_t y = blocks.y0; y < blocks.y1; ++y)
-      for (std::int64_t x = blocks.x0; x < blocks.x1; x += kTileWidth)
-        max_of_row(bounds.row(z, y) + x, std::min(kTileWidth, blocks.x1 - x), lanes);
-  return *std::max_element(lanes, lanes + kTileWidth);
+      max_of_row(bounds.row(z, y) + blocks.x0, blocks.width(), lanes);
+  return *std::max_element(lanes, lanes + kLanes);
 }
 
 // The smallest box of blocks that holds all bounds of `blocks` from `least` on; empty where there are none.
@@ -118,7 +117,9 @@ Bounds upper_bounds(const BlockSums& sums, const KernelRows& kernel, const std::
       scorer.score(box);
       for (std::int64_t z = box.z0; z < box.z1; ++z)
         for (std::int64_t y = box.y0; y < box.y1; ++y)
-          std::copy_n(scorer.row(z, y), box.width(), const_cast<float*>(bounds.row(z, y)) + box.x0);
+          for (std::int64_t x = box.x0; x < box.x1; x += kLanes)
+            std::copy_n(scorer.lanes(z, y, x), std::min<std::int64_t>(kLanes, box.x1 - x),
+                        const_cast<float*>(bounds.row(z, y)) + x);
     }
   }
   return bounds;
@@ -198,9 +199,11 @@ class Search {
   }
 
   static float best_of_plane(const TileScorer<float>& scorer, const Box& tile, std::int64_t z) {
-    float lanes[kTileWidth] = {};
-    for (std::int64_t y = tile.y0; y < tile.y1; ++y) max_of_row(scorer.row(z, y), tile.width(), lanes);
-    return *std::max_element(lanes, lanes + kTileWidth);
+    float lanes[kLanes] = {};
+    for (std::int64_t y = tile.y0; y < tile.y1; ++y)
+      for (std::int64_t x = tile.x0; x < tile.x1; x += kLanes)
+        max_of_row(scorer.lanes(z, y, x), std::min<std::int64_t>(kLanes, tile.x1 - x), lanes);
+    return *std::max_element(lanes, lanes + kLanes);
   }
 
   void score_in_float(const Bounds& bounds, const std::vector<Tile>& tiles) {
@@ -213,9 +216,16 @@ class Search {
 #pragma omp critical(rsuper_ball_search)
         needed = least();
         const Box& box = tiles[t].box;
-        const Box tile = intersection(scaled(hull(bounds, blocks_over(box, 2), bounds.threshold(needed)), 2), box);
+        const float threshold = bounds.threshold(needed);
+        const Box tile = intersection(scaled(hull(bounds, blocks_over(box, 2), threshold), 2), box);
         if (tile.empty()) continue;
-        scorer.score(tile);
+        std::vector<Span> spans;
+        for (std::int64_t x = tile.x0; x < tile.x1; x += kLanes) {
+          const Box block{tile.z0, tile.y0, x, tile.z1, tile.y1, std::min<std::int64_t>(x + kLanes, tile.x1)};
+          const Box held = intersection(scaled(hull(bounds, blocks_over(block, 2), threshold), 2), block);
+          spans.push_back({held.z0, held.z1});
+        }
+        scorer.score(tile, spans);
 #pragma omp critical(rsuper_ball_search)
         for (std::int64_t z = tile.z0; z < tile.z1; ++z) {
           const float best = best_of_plane(scorer, tile, z);
@@ -244,7 +254,7 @@ class Search {
       for (std::int64_t z = tile.z0; z < tile.z1; ++z)
         for (std::int64_t y = tile.y0; y < tile.y1; ++y)
           for (std::int64_t x = tile.x0; x < tile.x1; ++x)
-            best.add(field_.index(z, y, x), scorer.row(z, y)[x - tile.x0]);
+            best.add(field_.index(z, y, x), scorer.lanes(z, y, x - (x - tile.x0) % kLanes)[(x - tile.x0) % kLanes]);
       first = last;
     }
     return best.result();

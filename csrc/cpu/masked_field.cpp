@@ -12,7 +12,7 @@ inline std::uint32_t piece_bits(const Word* bits, std::int64_t x) {
 }
 
 template <bool kSigmoid>
-inline void masked_piece(const float* values, std::uint32_t bits, float* out) {
+RSUPER_INLINE void masked_piece(const float* values, std::uint32_t bits, float* __restrict out) {
   for (int i = 0; i < kLanes; ++i) {
     const float value = kSigmoid ? sigmoid(values[i]) : values[i];
     out[i] = bits >> i & 1u ? value : 0.0f;
@@ -21,7 +21,8 @@ inline void masked_piece(const float* values, std::uint32_t bits, float* out) {
 
 // out[i] from values[i] and the bits of voxel first + i; `first` is a multiple of kLanes, the row ends after `count`.
 template <bool kSigmoid>
-inline void masked_values(const float* values, const Word* bits, std::int64_t first, std::int64_t count, float* out) {
+RSUPER_INLINE void masked_values(const float* values, const Word* bits, std::int64_t first, std::int64_t count,
+                                 float* __restrict out) {
   for (std::int64_t i = 0; i < count; i += kLanes) {
     const std::uint32_t piece = piece_bits(bits, first + i);
     if (piece == 0) {
@@ -81,10 +82,18 @@ Box twice(const Box& box) { return {2 * box.z0, 2 * box.y0, 2 * box.x0, 2 * box.
 MaskedField::MaskedField(const Array& values, bool sigmoid, const Grid& grid, const Word* available)
     : values_(values), sigmoid_(sigmoid), grid_(grid), words_(available), row_words_(words_per_row(grid.w)),
       extent_{0, 0, 0, grid.d, grid.h, grid.w} {
-  shrink();
+  survey();
 }
 
-void MaskedField::shrink() {
+void MaskedField::cleared(std::int64_t count, const Box& box) {
+  available_ -= count;
+  const Box& all = extent_;
+  const bool inside = box.z0 > all.z0 && box.y0 > all.y0 && box.x0 > all.x0 && box.z1 < all.z1 && box.y1 < all.y1 &&
+                      box.x1 < all.x1;
+  if (!inside) survey();
+}
+
+void MaskedField::survey() {
   const Box before = extent_;
   extent_ = {before.z1, before.y1, before.x1, before.z0, before.y0, before.x0};
   available_ = 0;

@@ -11,6 +11,14 @@
 namespace rsuper {
 namespace {
 
+// Calls body(first, last) for the words of the box's rows, plane after plane.
+template <typename Body>
+void for_each_plane(const Grid& grid, const Box& box, const Body& body) {
+  const std::int64_t row_words = words_per_row(grid.w);
+  for (std::int64_t z = box.z0; z < box.z1; ++z)
+    body((z * grid.h + box.y0) * row_words, (z * grid.h + box.y1) * row_words);
+}
+
 // What a mask still allows on a plane.
 class Region {
  public:
@@ -25,14 +33,17 @@ class Region {
   BestBall find(const BallKernel& kernel) const { return find_ball(field_, sums_, kernel, threads_); }
 
   void remove(const Word* body, const Box& box) {
-    const Grid& grid = field_.grid();
-    const std::int64_t row_words = words_per_row(grid.w);
-    for (std::int64_t z = box.z0; z < box.z1; ++z)
-      for (std::int64_t i = (z * grid.h + box.y0) * row_words; i < (z * grid.h + box.y1) * row_words; ++i)
+    std::int64_t count = 0;
+    for_each_plane(field_.grid(), box, [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t i = first; i < last; ++i) {
+        count += count_bits(available_[i] & body[i]);
         available_[i] &= ~body[i];
+      }
+    });
+    if (count == 0) return;
     const Box touched = intersection(box, field_.extent());
-    field_.shrink();
-    if (!touched.empty()) sums_.update(field_, touched, threads_);
+    field_.cleared(count, touched);
+    sums_.update(field_, touched, threads_);
   }
 
  private:
@@ -60,7 +71,9 @@ void place_on_plane(const Planes& planes, std::int64_t p, Word* core, Word* body
     Selection selection = tumour.selection;
     selection.centre = region.find(tumour.kernel).centre;
     const Box box = select_in_ball(region.field(), selection, {nullptr, core, bodies, ring});
-    or_words(body, bodies, count);
+    for_each_plane(planes.grid, box, [&](std::int64_t first, std::int64_t last) {
+      or_words(body + first, bodies + first, last - first);
+    });
     if (&tumour != &planes.tumours[p].back())
       for (auto& [mask, other] : regions) other.remove(bodies, box);
     bodies += count;

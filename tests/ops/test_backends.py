@@ -13,12 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsuper_kernels import dispatch
-from rsuper_kernels.geometry import ball_element, cascade_element, growth_radii
+from rsuper_kernels.geometry import ball_element, ball_voxels, cascade_element, growth_radii
 from rsuper_kernels.ops.attenuation_stats import attenuation_stats
 from rsuper_kernels.ops.ball_search import ball_search
 from rsuper_kernels.ops.ball_select import ball_select, rank_weights
 from rsuper_kernels.ops.dilate import dilate
 from rsuper_kernels.ops.masked_bce_dice import masked_bce_dice
+from rsuper_kernels.ops.pack_bits import pack_masks
+from rsuper_kernels.ops.place_balls import Ball, place_balls
 from rsuper_kernels.ops.region_sums import region_sums
 
 CPU = torch.device("cpu")
@@ -214,6 +216,30 @@ def test_ball_select(impl, seed, shape, kind, spacing, counts, outside):
     assert torch.equal(selected, ball_select(*arguments, outside_competes=outside, impl="reference"))
     weights = [rank_weights(probability, selected[:, 1], [voxels], impl=name) for name in ("reference", impl)]
     torch.testing.assert_close(*weights, rtol=1e-6, atol=0)
+
+
+@backends("place_balls")
+@given(
+    seed=seeds,
+    shape=st.tuples(*[st.sampled_from([1, 3, 17, 24])] * 2, st.sampled_from([1, 9, 33, 70])),
+    kind=st.sampled_from(KINDS),
+    spacing=st.sampled_from(SPACINGS),
+    diameters=st.lists(st.sampled_from([1.0, 2.0, 5.0, 7.5, 11.0, 33.0]), max_size=4),
+    share=st.sampled_from([0.0, 0.05, 0.5, 1.0]),
+)
+def test_place_balls(impl, seed, shape, kind, spacing, diameters, share):
+    probability = probabilities(kind, seed, shape)[None]
+    masks = pack_masks(noise(seed + 1, 2, *shape).sigmoid() <= share)
+    tumours = []
+    for i, diameter in enumerate(diameters):
+        count = ball_voxels(diameter, spacing)
+        radii = tuple(growth_radii(diameter, 0.2, shape, spacing))
+        tumours.append(Ball((seed + i) % 2, diameter, radii, count, (count // 2, count, 2 * count)))
+    arguments = (probability, masks, [0], [0], [tumours], spacing)
+    ours = place_balls(*arguments, activation="identity", impl=impl)
+    truth = place_balls(*arguments, activation="identity", impl="reference")
+    for name in ("core", "body", "ring", "bodies"):
+        assert torch.equal(getattr(ours, name).words, getattr(truth, name).words), name
 
 
 @pytest.mark.skipif(not BACKENDS, reason="no backend beside the reference works here")

@@ -8,8 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rsuper_kernels.bits import BitMasks
 from rsuper_kernels.dispatch import BackendError
-from rsuper_kernels.ops.ball_select import ball_select, rank_weights
+from rsuper_kernels.ops.ball_select import ball_select, foreground_weights, rank_weights
+from rsuper_kernels.ops.pack_bits import pack_masks
 from tests.helpers import AXIS_ORDERS, LAYOUTS, SHAPES, SPACINGS, ball_mask, permuted, random_mask
 
 SHAPE = (4, 5, 6)
@@ -310,3 +312,89 @@ def test_rank_weights_refusals(changes, error, message):
     arguments = {"probability": torch.ones(1, *SHAPE), "mask": torch.ones(1, *SHAPE), "limits": [120]}
     with pytest.raises(error, match=message):
         rank_weights(**(arguments | changes))
+
+
+def test_table_of_foreground_weights():
+    """As test_table_of_rank_weights, voxels 0 and 2 of one plane, 3 of another; zeros past the last."""
+    logits = torch.logit(torch.tensor([[0.2, 0.9, 0.5, 0.7], [0.1, 0.2, 0.3, 0.4]])).reshape(1, 2, 1, 1, 4)
+    masks = pack_masks(torch.tensor([[1, 0, 1, 0], [0, 0, 0, 1]]).reshape(2, 1, 1, 4))
+    weights = foreground_weights(logits, masks, [0, 0], [0, 1], [3, 2])
+    expected = torch.tensor([[0.8284271, 1.1715729, 0.0], [1.0, 0.0, 0.0]])
+    torch.testing.assert_close(weights, expected, atol=1e-6, rtol=0)
+    nothing = foreground_weights(logits, masks[:0], [], [], [])
+    assert nothing.shape == (0, 0)
+    assert foreground_weights(logits, BitMasks.zeros(1, (1, 1, 4), logits.device), [0], [0], [0]).shape == (1, 0)
+
+
+@given(
+    shape=st.tuples(*[st.integers(1, 9)] * 2, st.sampled_from([1, 5, 16, 63, 70])),
+    seed=st.integers(0, 99),
+    concentration=st.floats(0.0, 0.9),
+    density=st.sampled_from([0.0, 0.1, 0.6, 1.0]),
+    levels=st.sampled_from([3, 1000]),
+    dtype=st.sampled_from([torch.float64, torch.float32, torch.float16, torch.bfloat16]),
+    layout=st.sampled_from([None, *LAYOUTS]),
+)
+def test_foreground_weights_are_rank_weights(shape, seed, concentration, density, levels, dtype, layout):
+    """The rank weights of the masked voxels, in the order of their index, in float32 for what is less."""
+    probability = ((uniform(2, 2, *shape, seed=seed) * levels).floor() / levels).to(dtype)
+    mask = random_mask(2, *shape, density=density, seed=seed)
+    limits = [int(inside.sum()) + extra for inside, extra in zip(mask, (0, 3), strict=True)]
+    dense = rank_weights(probability[[1, 0], [0, 1]].double(), mask, limits, concentration=concentration)
+    given_ = LAYOUTS[layout](probability) if layout else probability
+    weights = foreground_weights(
+        given_, pack_masks(mask), [1, 0], [0, 1], limits, concentration=concentration, activation="identity"
+    )
+    assert weights.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert weights.shape == (2, max(limits))
+    for row_, inside, expected in zip(weights, mask, dense, strict=True):
+        torch.testing.assert_close(row_[: inside.sum()].double(), expected[inside], rtol=1e-6, atol=0)
+        assert not row_[inside.sum() :].any()
+
+
+def test_foreground_weights_of_many_voxels():
+    """Beyond a block of ranks, and where the float32 of d is felt."""
+    # probabilities, since two sigmoids may round differently and so swap neighbours
+    arguments = (
+        uniform(1, 1, 30, 41, 37).float(),
+        BitMasks.full(1, (30, 41, 37), torch.device("cpu")),
+        [0],
+        [0],
+        [45510],
+    )
+    weights = foreground_weights(*arguments, activation="identity")
+    truth = foreground_weights(*arguments, activation="identity", impl="reference")
+    torch.testing.assert_close(weights, truth, rtol=1e-6, atol=0)
+    assert weights.double().mean().item() == pytest.approx(1, abs=1e-6)
+
+
+def test_foreground_weights_opcheck():
+    words = pack_masks(random_mask(2, *SHAPE)).words
+    for dtype in (torch.float32, torch.float64):
+        arguments = (uniform(2, 2, *SHAPE).to(dtype), words, [0, 1], [1, 0], 120, 0.5, "sigmoid", "auto")
+        torch.library.opcheck(torch.ops.rsuper.foreground_weights.default, arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"logits": torch.ones(SHAPE)}, ValueError, r"logits: expected \(B, C, D, H, W\)"),
+        ({"sample": [1]}, ValueError, r"sample\[0\]: expected 0 to 0"),
+        ({"masks": BitMasks.full(2, SHAPE, torch.device("cpu"))}, ValueError, r"masks: expected .* = \(1, 4, 5, 6\)"),
+        ({"masks": BitMasks.full(1, SHAPE, torch.device("meta"))}, ValueError, r"masks: .* logits \(cpu\), got meta"),
+        ({"limits": []}, ValueError, "limits: expected one number of at least 0 for each of 1 planes"),
+        ({"concentration": 1.0}, ValueError, r"concentration: expected a number in \[0, 1\), got 1.0"),
+        ({"activation": "tanh"}, ValueError, "activation: expected one of"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_foreground_weights_refusals(changes, error, message):
+    arguments = {
+        "logits": torch.ones(1, 1, *SHAPE),
+        "masks": BitMasks.full(1, SHAPE, torch.device("cpu")),
+        "sample": [0],
+        "channel": [0],
+        "limits": [120],
+    }
+    with pytest.raises(error, match=message):
+        foreground_weights(**(arguments | changes))

@@ -18,6 +18,11 @@ struct BallKernel {
   double falloff, total;
 };
 
+struct Span {
+  std::int64_t first, last;  // one past it
+  bool holds(std::int64_t i) const { return i >= first && i < last; }
+};
+
 // The kernel as rows along x: their half widths, -1 outside the ball, and the weights along each axis, for offsets from 0
 // up to those that the grid has room for.
 class KernelRows {
@@ -44,32 +49,49 @@ class KernelRows {
   std::vector<std::int64_t> half_widths_;
 };
 
-constexpr std::int64_t kTileHeight = 16, kTileWidth = 32;
+// Tiles are worked on in blocks of kLanes centres along x and some rows along y.
+constexpr std::int64_t kTileHeight = 16, kTileWidth = 64;
+
+// Two rows of a plane that weigh the same, as distances from its first.
+template <typename T>
+struct RowPair {
+  std::int64_t before, behind;
+  T weight;
+};
 
 // Scores tiles, of any depth. Holds the memory that this takes.
 template <typename T>
 class TileScorer {
  public:
   TileScorer(const RowSource& source, const KernelRows& kernel);
-  void score(const Box& tile);
-  // The scores of a row of the tile, kTileWidth of them; those past the tile mean nothing.
-  const T* row(std::int64_t z, std::int64_t y) const {
-    return scores_.data() + ((z - tile_.z0) * tile_.height() + y - tile_.y0) * kTileWidth;
+
+  // `spans`: for each kLanes centres along x, the planes of the tile that are asked for; all where there are none.
+  void score(const Box& tile, const std::vector<Span>& spans = {});
+
+  // The scores of kLanes centres from x on, whose distance to the start of the tile is a multiple of kLanes; those past the
+  // tile mean nothing.
+  const T* lanes(std::int64_t z, std::int64_t y, std::int64_t x) const {
+    return scores_.data() + ((x - tile_.x0) / kLanes * tile_.depth() + z - tile_.z0) * plane() + (y - tile_.y0) * kLanes;
   }
 
  private:
-  bool widen_plane(std::int64_t z);
-  void sum_disc(std::int64_t dz);
-  void add_disc(std::int64_t z, std::int64_t dz);
+  std::int64_t rows() const { return tile_.height() + 2 * kernel_.reach_y(); }
+  std::int64_t plane() const { return tile_.height() * kLanes; }
+  void list_pairs();
+  bool read_plane(std::int64_t z);
+  void widen_block(std::int64_t block);
+  void add_discs(std::int64_t z, std::int64_t block, const Span& span);
 
   const RowSource& source_;
   const KernelRows& kernel_;
   std::vector<T> x_weights_;
   Box tile_{};
-  std::vector<float> line_;
-  std::vector<T> widened_;  // [half width, row of the plane, x]: the run's weighted sum around each x
-  std::vector<T> disc_;     // [y, x] of the tile
-  std::vector<T> scores_;
+  std::int64_t first_ = 0, stride_ = 0;   // of the lines: the first x, and how long they are
+  std::vector<std::vector<RowPair<T>>> pairs_;  // of the disc at each distance along z
+  std::vector<float> lines_;              // the field around the tile's plane
+  std::vector<std::uint8_t> filled_;      // which of these lines can be other than 0
+  std::vector<T> widened_;                // [half width, line, lane]: the run's weighted sum around each lane
+  std::vector<T> scores_;                 // [block, z, y, lane]
 };
 
 extern template class TileScorer<float>;

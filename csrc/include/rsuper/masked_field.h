@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "rsuper/bit_rows.h"
@@ -52,7 +53,7 @@ class RowSource {
 
 class MaskedField final : public RowSource {
  public:
-  // `available`: the bits of the volume; the caller may clear some and then calls `shrink`.
+  // `available`: the bits of the volume. The caller may clear some and then says how many, and in which box.
   MaskedField(const Array& values, bool sigmoid, const Grid& grid, const Word* available);
 
   const Grid& grid() const { return grid_; }
@@ -62,9 +63,11 @@ class MaskedField final : public RowSource {
   std::int64_t index(std::int64_t z, std::int64_t y, std::int64_t x) const { return (z * grid_.h + y) * grid_.w + x; }
 
   bool read(std::int64_t z, std::int64_t y, std::int64_t x, std::int64_t count, float* out) const override;
-  void shrink();
+  void cleared(std::int64_t count, const Box& box);
 
  private:
+  void survey();
+
   const Array values_;
   const bool sigmoid_;
   const Grid grid_;
@@ -80,21 +83,24 @@ std::vector<Word> packed(const std::uint8_t* mask, const Grid& grid);
 // Sums over blocks; places are those of blocks.
 class BlockSums final : public RowSource {
  public:
-  explicit BlockSums(const Box& blocks) : extent_(blocks), sums_(blocks.depth() * blocks.height() * blocks.width()) {}
+  // Without values: the pyramid writes them.
+  explicit BlockSums(const Box& blocks) : extent_(blocks), sums_(new float[size()]) {}
 
   const Box& extent() const override { return extent_; }
   bool read(std::int64_t z, std::int64_t y, std::int64_t x, std::int64_t count, float* out) const override;
   float* row(std::int64_t z, std::int64_t y) {
-    return sums_.data() + ((z - extent_.z0) * extent_.height() + y - extent_.y0) * extent_.width();
+    return sums_.get() + ((z - extent_.z0) * extent_.height() + y - extent_.y0) * extent_.width();
   }
   const float* row(std::int64_t z, std::int64_t y) const { return const_cast<BlockSums*>(this)->row(z, y); }
   bool zero() const {
-    return std::all_of(sums_.begin(), sums_.end(), [](float sum) { return sum == 0; });
+    return std::all_of(sums_.get(), sums_.get() + size(), [](float sum) { return sum == 0; });
   }
 
  private:
+  std::int64_t size() const { return extent_.depth() * extent_.height() * extent_.width(); }
+
   Box extent_;
-  std::vector<float> sums_;
+  std::unique_ptr<float[]> sums_;
 };
 
 struct Pyramid {
