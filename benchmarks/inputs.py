@@ -22,8 +22,9 @@ LESIONS = ("kidney_lesion", "liver_lesion", "pancreas_lesion")
 TUMOURS = {1: (25.0,), 3: (25.0, 17.0, 11.0), 10: (25.0, 17.0, 13.0, 11.0, 9.0, 9.0, 7.0, 7.0, 5.0, 5.0)}
 BIG_TUMOURS = (61.0, 41.0, 25.0)
 DIAMETERS = TUMOURS[3]
-# semi-axes of the organ, half patches: 15 % of the patch, long enough for 61, 41 and 25 mm in 128 mm
-_ORGAN_AXES = (0.57, 0.57, 0.9)
+# semi-axes in half patches: S+ of the middle one is a sixth of a patch of 128 mm, which is what kidneys and pancreas
+# take; the large one, a liver of 15 % of the patch with an S+ of 40 %, has room for 61, 41 and 25 mm
+ORGANS = {"middle": (0.375, 0.54, 0.43), "large": (0.57, 0.57, 0.9)}
 
 
 @dataclass(frozen=True)
@@ -56,18 +57,18 @@ def scene(
     *,
     edge: int = 64,
     batch: int = 2,
+    organ: str = "middle",
     trained: bool = True,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> Scene:
-    """One organ in 15 % of the patch; each sample's report places `tumours` there, in one of three lesion channels.
+    """One organ of `ORGANS`; each sample's report places `tumours` there, in one of three lesion channels.
 
     A trained network sees every reported tumour and is sure of the rest, an untrained one knows nothing (p about 0.5).
     """
     generator = torch.Generator().manual_seed(seed)
     shape = (batch, len(LESIONS), edge, edge, edge)
-    organ = _organ(edge)
-    found = tumour_depth(edge, tumours)
+    found = tumour_depth(edge, tumours, organ)
     noise = torch.empty(shape).normal_(generator=generator)
     if trained:
         logits = noise.mul_(0.5).sub_(5.0)
@@ -76,7 +77,7 @@ def scene(
     else:
         logits = noise.mul_(0.1)
     ct = 50.0 - 40.0 * (found > 0) + 15.0 * torch.empty(batch, edge, edge, edge).normal_(generator=generator)
-    label_map = (organ * ORGAN).to(torch.uint8).expand(batch, -1, -1, -1).contiguous()
+    label_map = (_organ(edge, organ) * ORGAN).to(torch.uint8).expand(batch, -1, -1, -1).contiguous()
     findings = _findings(tumours, batch, len(LESIONS), (ORGAN,))
     return Scene(logits.to(dtype), label_map, ct, findings, tumours)
 
@@ -87,29 +88,29 @@ def _findings(tumours: tuple[float, ...], batch: int, channels: int, region: tup
 
 
 @lru_cache(maxsize=4)
-def _organ(edge: int) -> torch.Tensor:
+def _organ(edge: int, organ: str) -> torch.Tensor:
     axis = torch.linspace(-1, 1, edge)
-    z, y, x = (axis / semi for axis, semi in zip((axis,) * 3, _ORGAN_AXES, strict=True))
+    z, y, x = (axis / semi for axis, semi in zip((axis,) * 3, ORGANS[organ], strict=True))
     return z[:, None, None] ** 2 + y[:, None] ** 2 + x**2 < 1
 
 
 @lru_cache(maxsize=4)
-def tumour_depth(edge: int, tumours: tuple[float, ...]) -> torch.Tensor:
+def tumour_depth(edge: int, tumours: tuple[float, ...], organ: str) -> torch.Tensor:
     """How deep (mm) each voxel lies in its nearest tumour, (D, H, W); negative outside."""
     axis = torch.arange(edge, dtype=torch.float32)
     depth = torch.full((edge, edge, edge), -math.inf)
-    for (z, y, x), diameter in zip(_centres(edge, tumours), tumours, strict=True):
+    for (z, y, x), diameter in zip(_centres(edge, tumours, organ), tumours, strict=True):
         squared = (axis - z)[:, None, None] ** 2 + (axis - y)[:, None] ** 2 + (axis - x) ** 2
         depth = torch.maximum(depth, diameter / 2 - squared.sqrt())
     return depth
 
 
-def _centres(edge: int, tumours: tuple[float, ...]) -> list[np.ndarray]:
+def _centres(edge: int, tumours: tuple[float, ...], organ: str) -> list[np.ndarray]:
     """Places in the organ, from large to small: inside it and apart where there is room, else as nearly so as can be.
 
     Of such places the outermost is taken, which leaves room for the rest.
     """
-    coarse = _organ(edge)[::2, ::2, ::2].numpy()
+    coarse = _organ(edge, organ)[::2, ::2, ::2].numpy()
     places = 2.0 * np.argwhere(coarse)
     inside = 2.0 * distance_transform_edt(coarse)[coarse]
     outwards = np.linalg.norm(places - edge / 2, axis=1)
@@ -157,7 +158,7 @@ def total_inputs(edge: int = 96, classes: int = 42, seed: int = 0) -> TotalInput
     """Sample 0: a report of three liver tumours. Sample 1: annotated, with one liver lesion. uint8 masks."""
     names = sorted(LESIONS) + [f"organ_{index:02d}" for index in range(classes - len(LESIONS))]
     generator = torch.Generator().manual_seed(seed)
-    organ, found = _organ(edge), tumour_depth(edge, DIAMETERS)
+    organ, found = _organ(edge, "middle"), tumour_depth(edge, DIAMETERS, "middle")
     shape = (2, classes, edge, edge, edge)
     label, unknown, chosen = (torch.zeros(shape, dtype=torch.uint8) for _ in range(3))
     for channel in range(len(LESIONS), classes):
