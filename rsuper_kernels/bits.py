@@ -61,7 +61,7 @@ class BitMasks:
 
     def minus(self, other: BitMasks) -> BitMasks:
         """The voxels that are not in `other`."""
-        return BitMasks(self.words & ~other.words, self.width)
+        return BitMasks((~other.words).bitwise_and_(self.words), self.width)
 
     def union(self) -> BitMasks:
         """All masks in one, (1, D, H, W)."""

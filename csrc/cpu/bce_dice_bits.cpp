@@ -14,6 +14,11 @@ struct BitSums {
   std::int64_t known = 0;
 };
 
+inline void finish(const BitSums& out, double* sums) {
+  for (int s = 0; s < kSums - 1; ++s) sums[s] += out.sums[s].total();
+  sums[kSums - 1] += static_cast<double>(out.known);
+}
+
 RSUPER_INLINE void add_background(const float* x, BitSums& out) {
   const LogisticBlock logistic(x);
   LaneSum &bce = out.sums[1], &fp = out.sums[3];
@@ -69,6 +74,19 @@ RSUPER_INLINE void mixed_slopes(const float* x, const MaskBlock& mask, const flo
   }
 }
 
+// Whether all voxels of a chunk are known background: its rows are then worked on as one, without rests of words.
+RSUPER_INLINE bool is_background(const BitChunk& bits, const Chunk& chunk) {
+  const std::int64_t last = (chunk.width - 1) / kBlock;
+  const Word rest = last_word_mask(chunk.width);
+  Word targets = 0, unknown = 0;
+  for (std::int64_t row = 0; row < chunk.rows; ++row)
+    for (std::int64_t w = 0; w <= last; ++w) {
+      targets |= bits.targets[row * bits.row_words + w];
+      unknown |= ~bits.known[row * bits.row_words + w] & (w < last ? ~Word{0} : rest);
+    }
+  return (targets | unknown) == 0;
+}
+
 // The bits of a word that are voxels.
 RSUPER_INLINE Word voxel_bits(std::int64_t count) { return count == kBlock ? ~Word{0} : (Word{1} << count) - 1; }
 
@@ -77,6 +95,14 @@ RSUPER_INLINE Word voxel_bits(std::int64_t count) { return count == kBlock ? ~Wo
 RSUPER_MULTIVERSION void add_bit_terms(const float* x, const BitChunk& bits, const Chunk& chunk, double* sums) {
   BitSums out;
   const float* weights = bits.weights;
+  if (is_background(bits, chunk)) {
+    float padded[kBlock];
+    for (std::int64_t i = 0; i < chunk.size(); i += kBlock)
+      add_background(full_block(x + i, std::min<std::int64_t>(kBlock, chunk.size() - i), padded), out);
+    out.known = chunk.size();
+    finish(out, sums);
+    return;
+  }
   for (std::int64_t row = 0; row < chunk.rows; ++row)
     for (std::int64_t x0 = 0; x0 < chunk.width; x0 += kBlock) {
       const WordAt at(chunk, bits.row_words, row, x0);
@@ -93,13 +119,21 @@ RSUPER_MULTIVERSION void add_bit_terms(const float* x, const BitChunk& bits, con
       }
       out.known += count_bits(known);
     }
-  for (int s = 0; s < kSums - 1; ++s) sums[s] += out.sums[s].total();
-  sums[kSums - 1] += static_cast<double>(out.known);
+  finish(out, sums);
 }
 
 RSUPER_MULTIVERSION void add_bit_slopes(const float* x, const BitChunk& bits, const Chunk& chunk, const float* grad,
                                         float* slopes) {
   const float* weights = bits.weights;
+  if (is_background(bits, chunk)) {
+    std::int64_t i = 0;
+    for (; i + kBlock <= chunk.size(); i += kBlock) background_slopes(x + i, grad, slopes + i);
+    if (i == chunk.size()) return;
+    float padded[kBlock], rest[kBlock] = {};
+    background_slopes(full_block(x + i, chunk.size() - i, padded), grad, rest);
+    for (std::int64_t k = i; k < chunk.size(); ++k) slopes[k] += rest[k - i];
+    return;
+  }
   for (std::int64_t row = 0; row < chunk.rows; ++row)
     for (std::int64_t x0 = 0; x0 < chunk.width; x0 += kBlock) {
       const WordAt at(chunk, bits.row_words, row, x0);

@@ -57,19 +57,22 @@ void store(const float* values, std::int64_t count, Type type, void* out) {
   }
 }
 
-bool all_zero(const Array& array, std::int64_t count) {
-  const auto* bytes = array.as<unsigned char>();
-  const std::int64_t size = count * size_of(array.type);
+RSUPER_MULTIVERSION static bool zero_bytes(const unsigned char* bytes, std::int64_t size) {
+  constexpr int kWords = 64;
   std::int64_t i = 0;
-  for (; i + 64 <= size; i += 64) {
-    std::uint64_t words[8], any = 0;
+  for (; i + 8 * kWords <= size; i += 8 * kWords) {
+    std::uint64_t words[kWords], any = 0;
     std::memcpy(words, bytes + i, sizeof words);
-    for (const std::uint64_t word : words) any |= word;
+    for (int w = 0; w < kWords; ++w) any |= words[w];
     if (any != 0) return false;
   }
   for (; i < size; ++i)
     if (bytes[i] != 0) return false;
   return true;
+}
+
+bool all_zero(const Array& array, std::int64_t count) {
+  return zero_bytes(array.as<unsigned char>(), count * size_of(array.type));
 }
 
 void prefer_large_pages(void* data, std::int64_t bytes) {

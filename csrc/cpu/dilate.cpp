@@ -210,11 +210,15 @@ class Dilation {
         mask_(planes_, shape.h, words_per_row(shape.w)), out_(planes_, shape.h, words_per_row(shape.w)),
         out_locks_(planes_) {}
 
-  void load(const Word* src);
+  // Of an array of masks, those with these numbers.
+  void load(const Word* src, const std::vector<std::int64_t>& masks);
+  void store(Word* dst, const std::vector<std::int64_t>& masks);
   void apply(const Pass& pass);
-  void store(Word* dst);
 
  private:
+  std::int64_t place(std::int64_t plane, const std::vector<std::int64_t>& masks) {
+    return (masks[plane / shape_.d] * shape_.d + plane % shape_.d) * shape_.h * mask_.words();
+  }
   void scatter(SliceBuilder& slices, const Plan& plan, std::int64_t plane);
 
   // Calls body(plane, thread) for every plane, in parallel.
@@ -237,16 +241,20 @@ class Dilation {
   std::vector<std::mutex> out_locks_;  // one per plane of out_
 };
 
-void Dilation::load(const Word* src) {
-  for (std::int64_t plane = 0; plane < planes_; ++plane)
-    for (std::int64_t y = 0; y < shape_.h; ++y)
-      for (std::int64_t w = 0; w < mask_.words(); ++w) mask_.column(plane, w)[y] = *src++;
+void Dilation::load(const Word* src, const std::vector<std::int64_t>& masks) {
+  for_each_plane([&](std::int64_t plane, int) {
+    const Word* from = src + place(plane, masks);
+    for (std::int64_t w = 0; w < mask_.words(); ++w)
+      for (std::int64_t y = 0; y < shape_.h; ++y) mask_.column(plane, w)[y] = from[y * mask_.words() + w];
+  });
 }
 
-void Dilation::store(Word* dst) {
-  for (std::int64_t plane = 0; plane < planes_; ++plane)
-    for (std::int64_t y = 0; y < shape_.h; ++y)
-      for (std::int64_t w = 0; w < mask_.words(); ++w) *dst++ = mask_.column(plane, w)[y];
+void Dilation::store(Word* dst, const std::vector<std::int64_t>& masks) {
+  for_each_plane([&](std::int64_t plane, int) {
+    Word* to = dst + place(plane, masks);
+    for (std::int64_t w = 0; w < mask_.words(); ++w)
+      for (std::int64_t y = 0; y < shape_.h; ++y) to[y * mask_.words() + w] = mask_.column(plane, w)[y];
+  });
 }
 
 void Dilation::apply(const Pass& pass) {
@@ -277,11 +285,20 @@ void Dilation::scatter(SliceBuilder& slices, const Plan& plan, std::int64_t plan
 }  // namespace
 
 void dilate(const Word* src, Word* dst, const Shape& shape, const std::vector<Pass>& passes, int threads) {
-  if (shape.n == 0 || shape.d == 0 || shape.h == 0 || shape.w == 0) return;
-  Dilation dilation(shape, threads);
-  dilation.load(src);
+  const std::int64_t size = shape.d * shape.h * words_per_row(shape.w);
+  std::vector<std::int64_t> occupied;  // the masks that are not empty
+  for (std::int64_t n = 0; n < shape.n; ++n) {
+    if (any_bit(src + n * size, size)) {
+      occupied.push_back(n);
+    } else {
+      std::fill(dst + n * size, dst + (n + 1) * size, Word{0});
+    }
+  }
+  if (occupied.empty()) return;
+  Dilation dilation({static_cast<std::int64_t>(occupied.size()), shape.d, shape.h, shape.w}, threads);
+  dilation.load(src, occupied);
   for (const Pass& pass : passes) dilation.apply(pass);
-  dilation.store(dst);
+  dilation.store(dst, occupied);
 }
 
 }  // namespace rsuper
