@@ -25,8 +25,9 @@ double farthest_squared(const BallKernel& kernel) {
 // out[w * stride + x]: the sum over |dx| <= w of weights[|dx|] * line[x + dx].
 template <typename T>
 RSUPER_INLINE void widen(const float* line, const T* weights, std::int64_t reach, std::int64_t stride, T* out) {
-  T sum[kLanes];
-  for (int x = 0; x < kLanes; ++x) out[x] = sum[x] = weights[0] * line[x];
+  alignas(64) T sum[kLanes];
+#pragma omp simd
+  for (int x = 0; x < kLanes; ++x) out[x] = sum[x] = weights[0] * static_cast<T>(line[x]);
   for (std::int64_t w = 1; w <= reach; ++w) {
     out += stride;
 #pragma omp simd
