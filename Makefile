@@ -13,10 +13,11 @@ NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/includ
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test test-fast test-gpu test-oldest lint format readme bench bench-gpu clean cuda
+.PHONY: help env demo test test-fast test-gpu test-oldest test-sanitize test-wheel lint format readme bench curves \
+	bench-gpu clean cuda
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
 
 env: $(ENV) ## create .venv, or bring it up to date
 
@@ -35,11 +36,17 @@ test-gpu: $(ENV) cuda ## run the tests that need a CUDA device
 test-oldest: $(OLDEST_ENV) ## run the tests of rsuper_kernels with the oldest torch that it supports
 	@$(OLDEST)/pytest -q -m "not slow" --ignore=tests/train
 
+test-sanitize: $(ENV) ## run the tests of the C++ code with the address and undefined-behaviour sanitizers
+	@.ci/test-sanitize
+
+test-wheel: $(ENV) ## build sdist and wheel, and try them in an empty environment, with a compiler and without
+	@PYTHON="$(PYTHON)" .ci/test-wheel
+
 lint: $(ENV) ## check style and types
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
-	@$(BIN)/python docs/render.py --check
+	@$(BIN)/python -m docs.render --check
 
 format: $(ENV) ## put the code in order
 	@$(BIN)/ruff check --fix --quiet
@@ -48,10 +55,13 @@ format: $(ENV) ## put the code in order
 readme: $(ENV) ## render the README's tables, and take over the last demo's figures
 	@test ! -f runs/demo/metrics.json || cp runs/demo/metrics.json docs/demo.json
 	@test ! -f runs/demo/demo.png || cp runs/demo/demo.png docs/demo.png
-	@$(BIN)/python docs/render.py
+	@$(BIN)/python -m docs.render
 
-bench: $(ENV) ## run the benchmarks
-	@$(BIN)/pytest benchmarks/ --benchmark-only
+bench: $(ENV) ## run the benchmarks; prints the figures, writes benchmarks/results/figures.json
+	@$(BIN)/pytest benchmarks/ --benchmark-only --benchmark-columns=median,iqr,rounds --benchmark-max-time=0.5
+
+curves: $(ENV) ## measure cost curves; writes benchmarks/results/cpu_curves.csv and .png
+	@$(BIN)/python -m benchmarks.curves
 
 bench-gpu: $(ENV) cuda ## run the benchmarks that need a CUDA device
 	@$(BIN)/pytest benchmarks/ --benchmark-only -m gpu

@@ -1,15 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Benchmarks run on every backend that works here, beside a copy of the logits, the unit of the figures."""
+"""Benchmarks run on every backend that works here, with two threads; the figures are printed at the end."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 
 import pytest
 import torch
 
+from benchmarks import figures as tables
+from benchmarks.cases import CASES, COMPARISONS, MEMORY_AT_MOST
 from benchmarks.inputs import Scene, scene
+from benchmarks.measure import THREADS, machine
 from rsuper_kernels import dispatch
+
+
+@dataclass
+class Figures:
+    """What the run measured; see figures.py."""
+
+    machine: dict[str, str | int | float] = field(default_factory=machine)
+    losses: dict[str, tables.Row] = field(default_factory=dict)
+    comparisons: dict[str, tables.Row] = field(default_factory=dict)
+    memory_at_most: float = MEMORY_AT_MOST
+
+
+FIGURES = pytest.StashKey[Figures]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[FIGURES] = Figures()
+    torch.set_num_threads(THREADS)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the figures; keep those of a whole run."""
+    measured = config.stash[FIGURES]
+    if not (measured.losses or measured.comparisons):
+        return
+    figures = asdict(measured)
+    terminalreporter.section("figures")
+    terminalreporter.write_line(tables.report(figures))
+    if len(measured.losses) == len(CASES) and len(measured.comparisons) == len(COMPARISONS):
+        tables.write(figures)
+        terminalreporter.write_line(f"\nwritten to {tables.FIGURES}")
+    else:
+        terminalreporter.write_line(f"\nnot all rows were measured: {tables.FIGURES.name} is left as it is")
+
+
+@pytest.fixture
+def figures(pytestconfig: pytest.Config) -> Figures:
+    return pytestconfig.stash[FIGURES]
 
 
 def working(op: str) -> list[str]:

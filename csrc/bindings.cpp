@@ -71,6 +71,10 @@ void pack_labels(const TypedAddress& labels, const std::array<std::int64_t, 3>& 
                       threads);
 }
 
+bool holds_binary(const TypedAddress& typed, std::int64_t count, int threads) {
+  return rsuper::holds_binary(array(typed), count, threads);
+}
+
 void unpack_masks(std::uintptr_t words, std::int64_t rows, std::int64_t width, std::uintptr_t voxels, int threads) {
   rsuper::unpack_masks(pointer<const rsuper::Word>(words), rows, width, pointer<std::uint8_t>(voxels), threads);
 }
@@ -211,6 +215,7 @@ PYBIND11_MODULE(_C, m) {
         py::arg("w"), py::arg("runs_ptr"), py::arg("pass_lengths"), py::arg("threads"), without_gil);
   m.def("foreground_weights", &foreground_weights, without_gil);
   m.def("give_back", &rsuper::give_back, "Free the memory that is kept for the next gradients.");
+  m.def("holds_binary", &holds_binary, without_gil);
   m.def("openmp", &openmp, "Whether the module was built with OpenMP.");
   m.def("pack_labels", &pack_labels, without_gil);
   m.def("pack_masks", &pack_masks, without_gil);

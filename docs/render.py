@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the README's tables from what they describe: `python docs/render.py` (or `--check`, which changes nothing)."""
+"""Write the README's tables from what they describe: `python -m docs.render` (or `--check`, which changes nothing)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import rsuper_kernels  # noqa: F401  (registers the ops)
+from benchmarks import figures
 from rsuper_kernels import dispatch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,7 +58,8 @@ def demo_table() -> str:
 
 def render(text: str) -> str:
     """The README with each block between its markers written anew."""
-    for name, block in (("support", support_table()), ("demo", demo_table())):
+    blocks = {"support": support_table(), "demo": demo_table(), "speed": figures.readme(figures.read())}
+    for name, block in blocks.items():
         pattern = rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)"
         text = re.sub(pattern, lambda match, block=block: f"{match[1]}{block}\n{match[2]}", text, flags=re.DOTALL)
     return text

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from rsuper_kernels.bits import BitMasks
+
 
 def check_float(name: str, tensor: torch.Tensor) -> None:
     """Raise TypeError unless `tensor` is a floating-point tensor."""
@@ -37,7 +39,7 @@ def check_ndim(name: str, tensor: torch.Tensor, layout: str) -> None:
         raise ValueError(f"{name}: expected {layout}, got shape {tuple(tensor.shape)}")
 
 
-def check_shape(name: str, tensor: torch.Tensor, shape: Sequence[int], layout: str) -> None:
+def check_shape(name: str, tensor: torch.Tensor | BitMasks, shape: Sequence[int], layout: str) -> None:
     """Raise ValueError unless `tensor` has exactly this shape."""
     if tuple(tensor.shape) != tuple(shape):
         raise ValueError(f"{name}: expected {layout} = {tuple(shape)}, got shape {tuple(tensor.shape)}")

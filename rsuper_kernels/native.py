@@ -71,6 +71,13 @@ def bits(words: torch.Tensor) -> tuple[int, int]:
     return words.data_ptr(), _BITS
 
 
+def holds_binary(tensor: torch.Tensor) -> bool:
+    """Whether a tensor on the CPU is known to hold 0 and 1 only; without the compiled module nothing is known."""
+    if not available()[0] or tensor.dtype not in _TYPES or not tensor.is_contiguous():
+        return False
+    return bool(module().holds_binary(address(tensor), tensor.numel(), threads()))
+
+
 def gradient_like(tensor: torch.Tensor) -> torch.Tensor:
     """An uninitialised contiguous tensor for a gradient of `tensor`, in memory that an earlier gradient left.
 
@@ -94,9 +101,7 @@ def sums_backward(grad: torch.Tensor, logits: torch.Tensor, terms: Sequence[Any]
     """The gradient of readable logits (B, C, D, H, W), in their dtype."""
     out, grad = gradient_like(logits), grad.float().contiguous()
     planes, shape = logits.shape[0] * logits.shape[1], tuple(logits.shape[2:])
-    module().sums_backward(
-        address(logits), planes, shape, list(terms), grad.data_ptr(), out.data_ptr(), threads()
-    )
+    module().sums_backward(address(logits), planes, shape, list(terms), grad.data_ptr(), out.data_ptr(), threads())
     return out
 
 

@@ -18,10 +18,11 @@ RSUPER_INLINE void add_background(const float* x, BitSums& out) {
   const LogisticBlock logistic(x);
   LaneSum &bce = out.sums[1], &fp = out.sums[3];
   logistic.add_logs(bce);
-  for (int i = 0; i < kBlock; ++i) {
-    bce.lanes[i % kLanes] += x[i] > 0 ? x[i] : 0.0f;
-    fp.lanes[i % kLanes] += logistic.probability(x[i], i);
-  }
+  float above[kBlock], p[kBlock];
+  for (int i = 0; i < kBlock; ++i) above[i] = x[i] > 0 ? x[i] : 0.0f;
+  for (int i = 0; i < kBlock; ++i) p[i] = logistic.probability(x[i], i);
+  add_block(above, bce);
+  add_block(p, fp);
 }
 
 // The masks of a word as float: known target, known background and weights.
@@ -39,15 +40,16 @@ struct MaskBlock {
 };
 
 RSUPER_INLINE void add_mixed(const float* x, const MaskBlock& mask, BitSums& out) {
-  for (int i = 0; i < kBlock; ++i) {
-    const Logistic y = logistic(x[i]);
-    const int lane = i % kLanes;
-    out.sums[0].lanes[lane] += mask.weight[i] * mask.target[i] * y.minus_log_p;
-    out.sums[1].lanes[lane] += mask.weight[i] * mask.background[i] * y.minus_log_1p;
-    out.sums[2].lanes[lane] += mask.target[i] * y.probability;
-    out.sums[3].lanes[lane] += mask.background[i] * y.probability;
-    out.sums[4].lanes[lane] += mask.target[i] * y.complement;
-  }
+  for (int round = 0; round < kRounds; ++round)
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const int i = round * kLanes + lane;
+      const Logistic y = logistic(x[i]);
+      out.sums[0].lanes[lane] += mask.weight[i] * mask.target[i] * y.minus_log_p;
+      out.sums[1].lanes[lane] += mask.weight[i] * mask.background[i] * y.minus_log_1p;
+      out.sums[2].lanes[lane] += mask.target[i] * y.probability;
+      out.sums[3].lanes[lane] += mask.background[i] * y.probability;
+      out.sums[4].lanes[lane] += mask.target[i] * y.complement;
+    }
 }
 
 RSUPER_INLINE void background_slopes(const float* x, const float* grad, float* slopes) {

@@ -84,11 +84,19 @@ struct MaskChunk {
   const float *targets, *known, *weights;
   float buffers[3][kChunk];
 
-  MaskChunk(const BceDiceMasks& masks, std::int64_t group, const Chunk& chunk)
-      : targets(masks.targets.load(group, chunk, buffers[0])), known(masks.known.load(group, chunk, buffers[1])) {
+  // `compact`: the weights from the chunk's first target voxel on, or null
+  MaskChunk(const BceDiceMasks& masks, std::int64_t group, const Chunk& chunk, const float* compact)
+      : targets(masks.targets.load(group, chunk, buffers[0])), known(masks.known.load(group, chunk, buffers[1])),
+        weights(buffers[2]) {
     const std::int64_t start = group * masks.known.volume.voxels() + chunk.first;
-    if (masks.weights.data == nullptr) std::fill(buffers[2], buffers[2] + chunk.size(), 1.0f);
-    weights = masks.weights.data == nullptr ? buffers[2] : load(masks.weights.from(start), chunk.size(), buffers[2]);
+    if (masks.weights.data != nullptr && compact == nullptr) {
+      weights = load(masks.weights.from(start), chunk.size(), buffers[2]);
+      return;
+    }
+    std::fill(buffers[2], buffers[2] + chunk.size(), 1.0f);
+    if (compact == nullptr) return;
+    for (std::int64_t i = 0; i < chunk.size(); ++i)
+      if (targets[i] != 0.0f) buffers[2][i] = *compact++;
   }
 };
 
@@ -96,7 +104,7 @@ struct MaskChunk {
 
 BceDiceTerm::BceDiceTerm(BceDiceMasks masks, std::vector<std::int64_t> planes, bool sigmoid)
     : Term(std::move(planes)), masks_(masks), sigmoid_(sigmoid) {
-  if (masks.weights.data == nullptr || !by_bits()) return;
+  if (masks.weights.data == nullptr || !masks.targets.is_bits()) return;
   const std::int64_t rows = masks.targets.volume.rows, row_words = masks.targets.row_words();
   targets_before_.reserve(groups() * rows);
   const Word* word = masks.targets.array.as<Word>();
@@ -125,7 +133,7 @@ void BceDiceTerm::add(std::int64_t group, const Chunk& chunk, const float* x, do
     add_bit_terms(x, bits, chunk, partial);
     return;
   }
-  const MaskChunk mask(masks_, group, chunk);
+  const MaskChunk mask(masks_, group, chunk, weights_of(group, chunk));
   (sigmoid_ ? add_sigmoid_terms : add_plain_terms)(x, mask.targets, mask.known, mask.weights, chunk.size(), partial);
 }
 
@@ -137,7 +145,7 @@ void BceDiceTerm::add_slopes(std::int64_t group, const Chunk& chunk, const float
     add_bit_slopes(x, bits, chunk, grad, slopes);
     return;
   }
-  const MaskChunk mask(masks_, group, chunk);
+  const MaskChunk mask(masks_, group, chunk, weights_of(group, chunk));
   (sigmoid_ ? add_sigmoid_slopes : add_plain_slopes)(x, mask.targets, mask.known, mask.weights, grad, chunk.size(),
                                                      slopes);
 }

@@ -99,6 +99,18 @@ void add_labels(const Array& labels, Rows rows, const Ids& ids, Word* words) {
   }
 }
 
+template <typename T>
+RSUPER_INLINE bool only_binary(const T* values, std::int64_t count) {
+  std::uint8_t other = 0;
+  for (std::int64_t i = 0; i < count; ++i) other |= values[i] != T(0) && values[i] != T(1);
+  return other == 0;
+}
+
+RSUPER_MULTIVERSION bool binary_bytes(const std::uint8_t* values, std::int64_t count) {
+  return only_binary(values, count);
+}
+RSUPER_MULTIVERSION bool binary_floats(const float* values, std::int64_t count) { return only_binary(values, count); }
+
 // Clears the words of each block of rows of each group and calls add(group, first row, rows, words).
 template <typename Add>
 void for_each_block(std::int64_t groups, std::int64_t rows, std::int64_t width, Word* words, int threads,
@@ -131,6 +143,24 @@ void pack_labels(const Array& labels, std::int64_t rows, std::int64_t width, con
                  [&](std::int64_t group, std::int64_t first, Rows block, Word* out) {
                    add_labels(labels.from((samples[group] * rows + first) * width), block, ids[group], out);
                  });
+}
+
+bool holds_binary(const Array& array, std::int64_t count, int threads) {
+  constexpr std::int64_t kPiece = 1 << 14;
+  int others = 0;
+#pragma omp parallel for num_threads(threads) schedule(static) reduction(+ : others)
+  for (std::int64_t first = 0; first < count; first += kPiece) {
+    const std::int64_t size = std::min(kPiece, count - first);
+    const Array piece = array.from(first);
+    if (all_zero(piece, size)) continue;
+    if (array.type == Type::u8) {
+      others += !binary_bytes(piece.as<std::uint8_t>(), size);
+    } else {
+      std::vector<float> buffer(size);
+      others += !binary_floats(load(piece, size, buffer.data()), size);
+    }
+  }
+  return others == 0;
 }
 
 void unpack_masks(const Word* words, std::int64_t rows, std::int64_t width, std::uint8_t* voxels, int threads) {

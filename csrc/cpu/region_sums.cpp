@@ -49,7 +49,8 @@ RSUPER_MULTIVERSION double sum_sigmoid_in_bits(const float* x, const Word* words
       const float* block = full_block(x + at.first, at.count, padded);
       const LogisticBlock logistic(block);
       expand_bits(words[at.index], inside);
-      for (int i = 0; i < kBlock; ++i) sum.lanes[i % kLanes] += inside[i] * logistic.probability(block[i], i);
+      for (int i = 0; i < kBlock; ++i) inside[i] *= logistic.probability(block[i], i);
+      add_block(inside, sum);
     }
   return sum.total();
 }

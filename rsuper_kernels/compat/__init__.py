@@ -14,6 +14,7 @@ from rsuper_kernels.compat.attenuation import (
     simple_classifier,
 )
 from rsuper_kernels.compat.ball import ball_loss, ball_pseudo_masks
+from rsuper_kernels.compat.baselines import info_nce, model_genesis_loss
 from rsuper_kernels.compat.channels import get_lesion_channels
 from rsuper_kernels.compat.isolate import isolate_tumor
 from rsuper_kernels.compat.masks import (
@@ -29,9 +30,7 @@ from rsuper_kernels.compat.segmentation import DiceLossMultiClass, GlobalWeighte
 from rsuper_kernels.compat.training import (
     calculate_loss,
     classification_loss,
-    info_nce,
     merge_no_overlap,
-    model_genesis_loss,
 )
 from rsuper_kernels.compat.volume import dice_based_volume_loss, volume_loss_basic
 

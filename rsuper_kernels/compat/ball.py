@@ -3,68 +3,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
+from rsuper_kernels.bits import BitMasks
 from rsuper_kernels.checks import accumulation_dtype, check_float, check_ndim, check_shape
-from rsuper_kernels.compat.channels import get_lesion_channels, merged_weights, only_active_channels
+from rsuper_kernels.compat.channels import LesionPlanes, merged_weights
 from rsuper_kernels.compat.isolate import BallRule, isolate, tumour_size
-from rsuper_kernels.compat.masks import dilated
+from rsuper_kernels.compat.masks import dilated_bits
 from rsuper_kernels.compat.segmentation import rank_decay
 from rsuper_kernels.losses.segmentation import adaptive_dice
-from rsuper_kernels.ops.ball_select import rank_weights
-from rsuper_kernels.ops.masked_bce_dice import masked_bce_dice
+from rsuper_kernels.ops.ball_select import foreground_weights
+from rsuper_kernels.ops.loss_sums import BceDice, loss_sums
+from rsuper_kernels.ops.pack_bits import pack_masks, unpack_masks
 
 
 @dataclass(frozen=True)
-class _Batch:
-    """Merged inputs of a ball loss: logits and dilated segments (B, C', H, W, D), and what each sample reports."""
+class BallBatch:
+    """What all heads share: a mask for each of the B * C' planes of lesion types, and what each sample reports."""
 
-    logits: torch.Tensor
-    region: torch.Tensor
-    names: list[str]
+    planes: LesionPlanes
+    region: BitMasks
+    """The dilated segment."""
+    penalised: BitMasks
+    """Voxels that are not tolerated whatever is placed: known background, and the region."""
     channel: list[int | None]
-    """Per sample, the merged channel with a chosen segment."""
+    """Per sample, the lesion type with a chosen segment."""
     tumours: list[list[tuple[float, float]]]
     """Per sample, (diameter, volume) by descending volume."""
-    activation: str
 
     @property
     def positive(self) -> list[tuple[int, int]]:
-        """The planes (sample, channel) with tumours."""
+        """The planes (sample, lesion type) with tumours."""
         return [(b, c) for b, c in enumerate(self.channel) if c is not None and self.tumours[b]]
 
+    @property
+    def negative(self) -> list[tuple[int, int]]:
+        """Every lesion type of the samples without tumours."""
+        positive = {b for b, _ in self.positive}
+        return [(b, c) for b in range(len(self.channel)) if b not in positive for c in range(len(self.planes))]
+
+    def rows(self, planes: Sequence[tuple[int, int]]) -> list[int]:
+        """Where these planes stand among the masks."""
+        return [b * len(self.planes) + c for b, c in planes]
+
     def plane_name(self, plane: tuple[int, int]) -> str:
-        return f"sample {plane[0]}, {self.names[plane[1]]}"
+        return f"sample {plane[0]}, {self.planes.names[plane[1]]}"
+
+
+@dataclass(frozen=True)
+class Head:
+    """One head's logits, the channel of each lesion type in them, and whether they are logits at all."""
+
+    logits: torch.Tensor
+    channels: list[int]
+    activation: str = "sigmoid"
+
+    def planes(self, planes: Sequence[tuple[int, int]]) -> torch.Tensor:
+        """Detached logits (P, H, W, D) of some planes (sample, lesion type)."""
+        return self.logits.detach()[[b for b, _ in planes], [self.channels[c] for _, c in planes]]
 
     def probability(self, planes: Sequence[tuple[int, int]]) -> torch.Tensor:
-        """Detached probabilities (P, H, W, D) of some planes."""
-        chosen = self.logits.detach()[[b for b, _ in planes], [c for _, c in planes]]
+        """Detached probabilities (P, H, W, D) of some planes (sample, lesion type)."""
+        chosen = self.planes(planes)
         chosen = chosen.to(accumulation_dtype(chosen))
         return chosen.sigmoid() if self.activation == "sigmoid" else chosen
 
 
-def _merge(
-    out: torch.Tensor,
-    chosen_segment_mask: torch.Tensor,
+def ball_batch(
+    planes: LesionPlanes,
+    segment: BitMasks,
+    labels: BitMasks,
+    unknown: BitMasks,
     tumor_volumes: torch.Tensor,
     tumor_diameters: torch.Tensor,
-    classes: Sequence[str],
-    subseg_dilation: int,
-    sigmoid: bool,
-) -> _Batch:
-    check_float("out", out)
-    check_ndim("out", out, "(B, C, H, W, D)")
-    check_shape("chosen_segment_mask", chosen_segment_mask, tuple(out.shape), "(B, C, H, W, D)")
-    logits, names = get_lesion_channels(out, classes, return_class_names=True)
-    segment = get_lesion_channels(chosen_segment_mask, classes) > 0
-    tumours = read_tumours(tumor_volumes, tumor_diameters, out.shape[0])
-    channel = only_active_channels(segment, names)
-    region = dilated(segment, subseg_dilation)
-    return _Batch(logits, region, names, channel, tumours, "sigmoid" if sigmoid else "identity")
+    subseg_dilation: int = 31,
+    unk_dilation: int = 1,
+) -> BallBatch:
+    """Merged segments, labels and unknown voxels, B * C' masks each -> what the ball loss works with.
+
+    Raises:
+        ValueError: as `ball_loss`.
+    """
+    tumours = read_tumours(tumor_volumes, tumor_diameters, len(segment) // len(planes))
+    channel = planes.in_use(segment)
+    region = dilated_bits(segment, subseg_dilation)
+    everywhere = BitMasks.full(len(segment), segment.shape[1:], segment.words.device)
+    background = everywhere.minus(dilated_bits(unknown, unk_dilation)).minus(labels)
+    return BallBatch(planes, region, background | region, channel, tumours)
 
 
 def read_tumours(
@@ -97,13 +127,13 @@ def read_tumours(
     return samples
 
 
-def _placements(batch: _Batch, rule: BallRule) -> Iterator[tuple[list[int], torch.Tensor]]:
+def _placements(head: Head, batch: BallBatch, rule: BallRule) -> Iterator[tuple[list[int], torch.Tensor]]:
     """Place the first tumour of each positive plane, then the second: rows of `batch.positive`, and their masks."""
     planes = batch.positive
     if not planes:
         return
-    probability = batch.probability(planes)
-    available = batch.region[[b for b, _ in planes], [c for _, c in planes]]
+    probability = head.probability(planes)
+    available = unpack_masks(batch.region[batch.rows(planes)])
     for rank in range(max(len(batch.tumours[b]) for b, _ in planes)):
         rows = [row for row, (b, _) in enumerate(planes) if len(batch.tumours[b]) > rank]
         names = [f"tumour {rank} (by volume) of {batch.plane_name(planes[row])}" for row in rows]
@@ -138,9 +168,14 @@ def ball_pseudo_masks(
     Raises:
         ValueError: as `ball_loss`. The public code has no such function; its masks stay inside its ball_loss.
     """
-    batch = _merge(out, chosen_segment_mask, tumor_volumes, tumor_diameters, classes, subseg_dilation, sigmoid)
+    _check_arrays(out, {"chosen_segment_mask": chosen_segment_mask})
+    planes = LesionPlanes.of(_as_many_names(classes, out))
+    segment = planes.pack(chosen_segment_mask)
+    nothing = BitMasks.zeros(len(segment), segment.shape[1:], out.device)
+    batch = ball_batch(planes, segment, nothing, nothing, tumor_volumes, tumor_diameters, subseg_dilation)
+    head = Head(*planes.logits(out), "sigmoid" if sigmoid else "identity")
     found: list[list[torch.Tensor]] = [[] for _ in batch.channel]
-    for rows, masks in _placements(batch, BallRule(diameter_margin, volume_margin, gaussian, gaussian_std)):
+    for rows, masks in _placements(head, batch, BallRule(diameter_margin, volume_margin, gaussian, gaussian_std)):
         for row, mask in zip(rows, masks, strict=True):
             found[batch.positive[row][0]].append(mask)
     return found
@@ -200,38 +235,96 @@ def ball_loss(
     """
     if single_class:
         raise NotImplementedError("single_class=True: not supported, its branches fail in the public code as well")
-    for name, mask in (("labels", labels), ("unk_voxels", unk_voxels)):
-        check_shape(name, mask, tuple(out.shape), "(B, C, H, W, D)")
-    batch = _merge(out, chosen_segment_mask, tumor_volumes, tumor_diameters, classes, subseg_dilation, sigmoid)
-    known = ~dilated(get_lesion_channels(unk_voxels, classes), unk_dilation)
-    penalised = (known & (get_lesion_channels(labels, classes) < 1)) | batch.region
-
+    masks = {"chosen_segment_mask": chosen_segment_mask, "labels": labels, "unk_voxels": unk_voxels}
+    _check_arrays(out, masks)
+    planes = LesionPlanes.of(_as_many_names(classes, out))
+    segment, lesions, unknown = (planes.pack(mask) for mask in masks.values())
+    reported = (tumor_volumes, tumor_diameters)
+    batch = ball_batch(planes, segment, lesions, unknown, *reported, subseg_dilation, unk_dilation)
+    head = Head(*planes.logits(out), "sigmoid" if sigmoid else "identity")
     rule = BallRule(diameter_margin, volume_margin, gaussian, gaussian_std)
-    foreground, border = _targets(batch, rule, use_small_pseudo_mask, dilation_for_background)
-    planes = batch.positive
-    negative = _negative_planes(batch)
-    if planes:
-        penalised[[b for b, _ in planes], [c for _, c in planes]] &= ~border
     concentration = gwrp_concentration if gwrp and not standard_ce else None
-    weights = _voxel_weights(batch, foreground, concentration)
+    term = ball_term(head, batch, rule, concentration, use_small_pseudo_mask, dilation_for_background)
+    (sums,) = loss_sums(head.logits, [term], activation=head.activation)
+    return ball_from_sums(sums, batch, classes, apply_dice_loss, class_weights)
 
-    sample, channel = [b for b, _ in planes + negative], [c for _, c in planes + negative]
-    padding = (0, 0) * 3 + (0, len(negative))
-    sums = masked_bce_dice(
-        batch.logits,
-        F.pad(foreground, padding),
-        penalised[sample, channel],
-        None if weights is None else F.pad(weights, padding, value=1),
-        sample=sample,
-        channel=channel,
-        activation=batch.activation,
+
+def _check_arrays(out: torch.Tensor, masks: Mapping[str, torch.Tensor]) -> None:
+    check_float("out", out)
+    check_ndim("out", out, "(B, C, H, W, D)")
+    for name, mask in masks.items():
+        check_shape(name, mask, tuple(out.shape), "(B, C, H, W, D)")
+
+
+def _as_many_names(classes: Sequence[str], out: torch.Tensor) -> Sequence[str]:
+    if len(classes) != out.shape[1]:
+        raise ValueError(
+            f"classes: expected one name for each channel of out {tuple(out.shape)}, got {len(classes)} names"
+        )
+    return classes
+
+
+@torch.no_grad()
+def ball_term(
+    head: Head,
+    batch: BallBatch,
+    rule: BallRule,
+    concentration: float | None,
+    use_small: bool = True,
+    dilation_for_background: int = 7,
+) -> BceDice:
+    """What the ball loss needs of the logits: the positive planes, then the negative ones.
+
+    Raises:
+        ValueError: looked at on the CPU only, tumours that do not fit the patch; the sample is named.
+    """
+    positive, negative = batch.positive, batch.negative
+    core, tolerated = _pseudo_masks(head, batch, rule, use_small)
+    foreground = pack_masks(core)
+    border = dilated_bits(pack_masks(tolerated), dilation_for_background).minus(foreground)
+    penalised = batch.penalised[batch.rows(positive)].minus(border)
+    no_target = BitMasks.zeros(len(negative), foreground.shape[1:], foreground.words.device)
+    return BceDice(
+        _concatenated(foreground, no_target),
+        _concatenated(penalised, batch.penalised[batch.rows(negative)]),
+        [b for b, _ in positive + negative],
+        [head.channels[c] for _, c in positive + negative],
+        _voxel_weights(head, batch, core, concentration),
     )
-    # a positive sample is the mean over its one plane, a negative one over all lesion channels (Q14)
-    batch_size, lesions = batch.logits.shape[:2]
-    share = sums.new_tensor([1.0] * len(planes) + [1 / lesions] * len(negative)) / batch_size
+
+
+def _concatenated(first: BitMasks, second: BitMasks) -> BitMasks:
+    return BitMasks(torch.cat([first.words, second.words]), first.width)
+
+
+def _pseudo_masks(head: Head, batch: BallBatch, rule: BallRule, use_small: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Foreground, and what the tolerated border grows from, of the positive planes, bool (P, H, W, D)."""
+    shape = (len(batch.positive), *batch.region.shape[1:])
+    foreground = torch.zeros(shape, dtype=torch.bool, device=head.logits.device)
+    tolerated = foreground.clone()
+    for rows, masks in _placements(head, batch, rule):
+        foreground[rows] |= masks[:, 1 if use_small else 0]
+        tolerated[rows] |= masks[:, 2]
+    return foreground, tolerated
+
+
+def ball_from_sums(
+    sums: torch.Tensor,
+    batch: BallBatch,
+    classes: Sequence[str],
+    apply_dice_loss: bool,
+    class_weights: torch.Tensor | None,
+) -> dict[str, torch.Tensor]:
+    """The ball loss, given the sums of its `ball_term`."""
+    positive, negative = batch.positive, batch.negative
+    batch_size, lesions = len(batch.channel), len(batch.planes)
+    # a positive sample is the mean over its one plane, a negative one over all lesion types (Q14)
+    share = sums.new_tensor([1.0] * len(positive) + [1 / lesions] * len(negative)) / batch_size
     if class_weights is not None:
-        share = share * merged_weights(class_weights, classes)[sample, channel].to(share)
-    bce = (sums[:, 0] + sums[:, 1]) / batch.logits[0, 0].numel()
+        planes = positive + negative
+        weights = merged_weights(class_weights, classes)[[b for b, _ in planes], [c for _, c in planes]]
+        share = share * weights.to(share)
+    bce = (sums[:, 0] + sums[:, 1]) / math.prod(batch.region.shape[1:])
     dice = adaptive_dice(*sums[:, 2:5].unbind(1), dim=None, empty="one")
     return {
         "ball_loss_bce": (bce * share).sum(),
@@ -239,52 +332,44 @@ def ball_loss(
     }
 
 
-@torch.no_grad()
-def _targets(
-    batch: _Batch, rule: BallRule, use_small: bool, dilation_for_background: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Foreground and tolerated border of the positive planes, bool (P, H, W, D)."""
-    shape = (len(batch.positive), *batch.logits.shape[2:])
-    foreground = torch.zeros(shape, dtype=torch.bool, device=batch.logits.device)
-    tolerated = foreground.clone()
-    for rows, masks in _placements(batch, rule):
-        foreground[rows] |= masks[:, 1 if use_small else 0]
-        tolerated[rows] |= masks[:, 2]
-    return foreground, dilated(tolerated, dilation_for_background) & ~foreground
-
-
-def _negative_planes(batch: _Batch) -> list[tuple[int, int]]:
-    """Every lesion channel of the samples without tumours."""
-    positive = {b for b, _ in batch.positive}
-    return [(b, c) for b in range(len(batch.channel)) if b not in positive for c in range(batch.logits.shape[1])]
-
-
-@torch.no_grad()
-def _voxel_weights(batch: _Batch, foreground: torch.Tensor, concentration: float | None) -> torch.Tensor | None:
-    """Weights (P, H, W, D) of the cross-entropy: rank weights with mean 1 on the foreground, 1 elsewhere."""
-    if concentration is None or not batch.positive:
+def _voxel_weights(
+    head: Head, batch: BallBatch, foreground: torch.Tensor, concentration: float | None
+) -> torch.Tensor | None:
+    """Rank weights of the foreground, mean 1, compact: (P, N) by rising index, and rows of the negative planes."""
+    planes = batch.positive
+    if concentration is None or not planes:
         return None
-    probability = batch.probability(batch.positive)
-    if probability.device.type == "cpu":
-        for plane, inside in zip(batch.positive, foreground, strict=True):
-            if not inside.any():
-                raise ValueError(
-                    f"{batch.plane_name(plane)}: expected at least one foreground voxel to weigh, got none"
-                )
-        return torch.stack([_cpu_weights(*plane, concentration) for plane in zip(probability, foreground, strict=True)])
-    limits = [foreground[0].numel()] * len(foreground)
-    return torch.where(foreground, rank_weights(probability, foreground, limits, concentration=concentration), 1)
+    if foreground.device.type != "cpu":
+        limits = [foreground[0].numel()] * len(foreground)
+        channels = [head.channels[c] for _, c in planes]
+        weights = foreground_weights(
+            head.logits,
+            pack_masks(foreground),
+            [b for b, _ in planes],
+            channels,
+            limits,
+            concentration=concentration,
+            activation=head.activation,
+        )
+        return F.pad(weights, (0, 0, 0, len(batch.negative)))
+    rows = []
+    for plane, probability, inside in zip(planes, head.probability(planes), foreground, strict=True):
+        if not inside.any():
+            raise ValueError(f"{batch.plane_name(plane)}: expected at least one foreground voxel to weigh, got none")
+        rows.append(_cpu_weights(probability, inside, concentration))
+    longest = max(len(row) for row in rows)
+    padded = [F.pad(row, (0, longest - len(row))) for row in rows]
+    return F.pad(torch.stack(padded), (0, 0, 0, len(batch.negative)))
 
 
 def _cpu_weights(probability: torch.Tensor, foreground: torch.Tensor, concentration: float) -> torch.Tensor:
-    """Weights (H, W, D) whose ties rank as the public code's sort of the whole patch leaves them."""
+    """Weights of the foreground voxels, whose ties rank as the public code's sort of the whole patch leaves them."""
     count = int(foreground.sum())
+    inside = probability[foreground]
     # the public key: 1 is added so that a foreground voxel with probability 0 ranks before the background
-    key = probability * foreground + foreground
-    values = key[foreground]
-    if values.unique().numel() < count:
-        values = key.flatten()
-    weights = rank_decay(values, values.new_tensor(count), concentration, hard_cutoff=True) * count
-    out = torch.ones_like(probability)
-    out[foreground] = weights if len(weights) == count else weights.view_as(out)[foreground]
-    return out
+    key = inside + 1
+    if key.unique().numel() == count:
+        return rank_decay(key, key.new_tensor(count), concentration, hard_cutoff=True) * count
+    key = (probability * foreground + foreground).flatten()
+    weights = rank_decay(key, key.new_tensor(count), concentration, hard_cutoff=True) * count
+    return weights.view_as(foreground)[foreground]

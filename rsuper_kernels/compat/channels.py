@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, overload
 
 import torch
+
+from rsuper_kernels.bits import BitMasks
+from rsuper_kernels.ops.pack_bits import pack_masks
 
 LESION_TAGS = ("lesion", "cyst", "pdac", "pnet")
 
@@ -122,6 +126,59 @@ def _maximum(out: torch.Tensor, channels: Sequence[int]) -> torch.Tensor:
     return out[:, channels].max(dim=1).values
 
 
+@dataclass(frozen=True)
+class LesionPlanes:
+    """The lesion types of some class names and their channels: merged planes without a merged copy of the tensor."""
+
+    class_count: int
+    groups: dict[str, list[int]]
+
+    @classmethod
+    def of(cls, classes: Sequence[str]) -> LesionPlanes:
+        """Raises ValueError as `lesion_groups`."""
+        return cls(len(classes), lesion_groups(classes))
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.groups)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def rows(self, batch: int) -> list[list[int]]:
+        """The planes of a tensor (B * C, ...) that make up each of the B * C' merged planes."""
+        return [
+            [b * self.class_count + channel for channel in channels]
+            for b in range(batch)
+            for channels in self.groups.values()
+        ]
+
+    def pack(self, masks: torch.Tensor) -> BitMasks:
+        """The B * C' merged planes of masks (B, C, H, W, D): where any of a type's channels is not 0."""
+        return pack_masks(masks.flatten(0, 1), self.rows(len(masks)))
+
+    def merge(self, masks: BitMasks) -> BitMasks:
+        """The B * C' merged planes of B * C bit masks."""
+        batch = len(masks) // self.class_count
+        unions = [masks[rows].union().words for rows in self.rows(batch)]
+        return BitMasks(torch.cat(unions), masks.width)
+
+    def logits(self, out: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+        """A tensor with the merged planes of `out`, and the channel of each: `out` itself where nothing is merged."""
+        if all(len(channels) == 1 for channels in self.groups.values()):
+            return out, [channels[0] for channels in self.groups.values()]
+        merged = torch.stack([_maximum(out, channels) for channels in self.groups.values()], dim=1)
+        return merged, list(range(len(self)))
+
+    def in_use(self, planes: BitMasks) -> list[int | None]:
+        """Per sample, the one lesion type with a voxel in its merged plane, or None; reads flags from the device.
+
+        Raises:
+            ValueError: a sample with more than one.
+        """
+        return _only_one(planes.any().view(-1, len(self)), self.names)
+
+
 def only_active_channels(masks: torch.Tensor, names: Sequence[str]) -> list[int | None]:
     """The one channel of each sample of masks (B, C', ...) that is not all zero, or None; reads (B, C') flags from the
     device.
@@ -129,9 +186,13 @@ def only_active_channels(masks: torch.Tensor, names: Sequence[str]) -> list[int 
     Raises:
         ValueError: a sample with more than one.
     """
+    return _only_one((masks != 0).flatten(2).any(2), names)
+
+
+def _only_one(flags: torch.Tensor, names: Sequence[str]) -> list[int | None]:
     active = []
-    for sample, flags in enumerate((masks != 0).flatten(2).any(2).tolist()):
-        channels = [channel for channel, flag in enumerate(flags) if flag]
+    for sample, row in enumerate(flags.tolist()):
+        channels = [channel for channel, flag in enumerate(row) if flag]
         if len(channels) > 1:
             found = ", ".join(names[channel] for channel in channels)
             raise ValueError(

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
+from rsuper_kernels import native
+from rsuper_kernels.bits import BitMasks
 from rsuper_kernels.checks import check_shape
 from rsuper_kernels.geometry import ball_element, cascade_element, ceil_odd
 from rsuper_kernels.ops.dilate import dilate
@@ -116,6 +118,11 @@ def dilated(volume: torch.Tensor, kernel_size: int, full_pass_radius: int = 3) -
     return dilate(mask, cascade_element(ceil_odd(kernel_size), full_pass_radius))
 
 
+def dilated_bits(masks: BitMasks, kernel_size: int) -> BitMasks:
+    """`dilated` of bit masks."""
+    return masks if kernel_size <= 1 else dilate(masks, cascade_element(ceil_odd(kernel_size)))
+
+
 def dilate_volume_conv(volume: torch.Tensor, kernel_size: float) -> torch.Tensor:
     """Dilate masks (..., H, W, D) by one ball of `kernel_size` voxels, rounded up to odd; returns 0 and 1, no gradient.
 
@@ -163,7 +170,7 @@ def get_known_voxels(
 
 def check_binary(name: str, mask: torch.Tensor) -> None:
     """Raise ValueError if a mask on the CPU holds anything but 0 and 1; masks on other devices are not read."""
-    if mask.device.type != "cpu" or mask.dtype == torch.bool:
+    if mask.device.type != "cpu" or mask.dtype == torch.bool or native.holds_binary(mask):
         return
     wrong = (mask != 0) & (mask != 1)
     if wrong.any():

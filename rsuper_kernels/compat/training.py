@@ -1,20 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The total loss of the public training code and its baselines (public R-Super code, A.7 to A.10)."""
+"""The total loss of the public training code (public R-Super code, A.7, A.8)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from rsuper_kernels.checks import accumulation_dtype, check_choice, check_float, check_shape
-from rsuper_kernels.compat.ball import ball_loss
-from rsuper_kernels.compat.masks import get_known_voxels
-from rsuper_kernels.compat.volume import volume_loss_basic
-from rsuper_kernels.losses.segmentation import segmentation_loss
+from rsuper_kernels.bits import BitMasks
+from rsuper_kernels.checks import accumulation_dtype, check_float, check_shape
+from rsuper_kernels.compat.ball import BallBatch, Head, ball_batch, ball_from_sums, ball_term
+from rsuper_kernels.compat.baselines import model_genesis_loss
+from rsuper_kernels.compat.channels import LesionPlanes
+from rsuper_kernels.compat.isolate import BallRule
+from rsuper_kernels.compat.masks import check_binary, dilated_bits
+from rsuper_kernels.compat.volume import VolumeBatch, volume_batch, volume_from_sums, volume_term
+from rsuper_kernels.losses.segmentation import segmentation_from_sums
+from rsuper_kernels.ops.loss_sums import BceDice, Term, loss_sums
+from rsuper_kernels.ops.pack_bits import pack_masks
+from rsuper_kernels.recipes import get_recipe
+from rsuper_kernels.tables import every_plane
 
+# Sizes of dilations, see `dilate_volume`: of unknown voxels, near which labels are not trusted, and of the segment.
+KNOWN_DILATION, SEGMENT_DILATION = 5, 31
 BALL_NAMES = ("ball", "dynamic", "dll")
 
 
@@ -58,8 +69,8 @@ def calculate_loss(
         = 0 without report weight), "classification", each with its weights, and their sum "overall".
 
     Raises:
-        ValueError: inputs that do not fit or contradict each other, with the reason and the sample. Contents of masks
-            and logits are looked at on the CPU only.
+        ValueError: inputs that do not fit or contradict each other, with the reason and the sample. Contents of masks,
+            and whether the loss is NaN, are looked at on the CPU only.
         NotImplementedError: a dead branch.
 
     Source: public R-Super code, A.7.
@@ -76,7 +87,7 @@ def calculate_loss(
         return model_genesis_loss(model_output["segmentation"], label)
 
     heads, weights = _heads(model_output["segmentation"], args)
-    _check_batch(heads, label, unk_voxels, chosen_segment_mask, tumor_volumes_report, classes, class_weights)
+    _check_shapes(heads, label, unk_voxels, chosen_segment_mask, classes, class_weights)
     terms: dict[str, torch.Tensor] = {}
     if getattr(args, "classification_branch", False):
         if "classification" not in model_output:
@@ -84,28 +95,17 @@ def calculate_loss(
         terms["classification"] = classification_loss(
             model_output["classification"], label, unk_voxels, args, chosen_segment_mask, classes, class_weights
         )
-    known = None if unk_voxels is None else _trusted(label, unk_voxels)
+    reported = (tumor_volumes_report, tumor_diameters)
+    with torch.no_grad():
+        batch = _prepare(label, unk_voxels, chosen_segment_mask, *reported, classes, args, len(heads))
     for index, (head, weight) in enumerate(zip(heads, weights, strict=True)):
-        loss = segmentation_loss(head, label, known, class_weights=class_weights, recipe="rsuper")
-        _add(terms, {"segmentation": weight * args.seg_loss * loss})
-        if not args.report_volume_loss_basic > 0:
-            terms["report"] = loss.new_zeros(())
-            continue
-        report = _report_losses(
-            head,
-            index,
-            label,
-            unk_voxels,
-            args,
-            chosen_segment_mask,
-            tumor_volumes_report,
-            tumor_diameters,
-            classes,
-            class_weights,
-        )
+        segmentation, report = _head_losses(head, index, batch, args, tumor_volumes_report, classes, class_weights)
+        _add(terms, {"segmentation": weight * args.seg_loss * segmentation})
+        if batch.report is None:
+            terms["report"] = segmentation.new_zeros(())
         _add(terms, {name: weight * args.report_volume_loss_basic * value for name, value in report.items()})
-    overall = torch.stack([value.to(loss) for value in terms.values()]).sum()
-    _check_overall(overall, terms)
+    overall = torch.stack([value.to(segmentation) for value in terms.values()]).sum()
+    _check_overall(overall, terms, heads, classes)
     return merge_no_overlap(terms, {"overall": overall})
 
 
@@ -119,12 +119,11 @@ def _heads(segmentation: Any, args: Any) -> tuple[list[torch.Tensor], list[float
     return heads, weights[: len(heads)]
 
 
-def _check_batch(
+def _check_shapes(
     heads: Sequence[torch.Tensor],
     label: torch.Tensor,
     unk_voxels: torch.Tensor | None,
     chosen: torch.Tensor | None,
-    volumes: torch.Tensor,
     classes: Sequence[str],
     class_weights: torch.Tensor | None,
 ) -> None:
@@ -134,103 +133,153 @@ def _check_batch(
     for index, head in enumerate(heads):
         check_float(f"segmentation[{index}]", head)
         check_shape(f"segmentation[{index}]", head, shape, "(B, C, H, W, D)")
-        _check_no_nan(f"segmentation[{index}]", head, classes)
     for name, mask in (("unk_voxels", unk_voxels), ("chosen_segment_mask", chosen)):
         if mask is not None:
             check_shape(name, mask, shape, "(B, C, H, W, D)")
     if class_weights is not None:
         check_shape("class_weights", class_weights, shape[:2], "(B, C)")
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What all heads share; bit masks have one mask for each of the B * C planes."""
+
+    labels: BitMasks
+    known: BitMasks
+    report: _Report | None
+    """None without report losses."""
+
+
+@dataclass(frozen=True)
+class _Report:
+    planes: LesionPlanes
+    ball: BallBatch | None
+    volume: VolumeBatch | None
+
+
+def _prepare(
+    label: torch.Tensor,
+    unk_voxels: torch.Tensor | None,
+    chosen_segment_mask: torch.Tensor | None,
+    volumes: torch.Tensor,
+    diameters: torch.Tensor,
+    classes: Sequence[str],
+    args: Any,
+    heads: int,
+) -> _Batch:
+    """Pack the masks, and check what they say.
+
+    Raises:
+        ValueError: as `calculate_loss`.
+    """
+    labels = pack_masks(label.flatten(0, 1))
+    known = BitMasks.full(len(labels), labels.shape[1:], label.device)
+    unknown = None
+    if unk_voxels is not None:
+        check_binary("unk_voxels", unk_voxels)
+        unknown = pack_masks(unk_voxels.flatten(0, 1))
+        known = known.minus(dilated_bits(unknown, KNOWN_DILATION))
+    chosen = None if chosen_segment_mask is None else pack_masks(chosen_segment_mask.flatten(0, 1))
     if chosen is not None:
-        _check_chosen(chosen, unk_voxels, volumes)
+        _check_chosen(chosen, unknown, volumes, len(classes))
+    if label.device.type == "cpu":
+        _check_clash(labels.minus(known), len(classes))
+    if not args.report_volume_loss_basic > 0:
+        return _Batch(labels, known, None)
+    if chosen is None or unknown is None:
+        raise ValueError(
+            "chosen_segment_mask, unk_voxels: expected both, since args.report_volume_loss_basic is positive, got None"
+        )
+    planes = LesionPlanes.of(classes)
+    segment, lesions = planes.merge(chosen), planes.merge(labels)
+    applied = [_which_losses(args.loss, index) for index in range(heads)]
+    ball = volume = None
+    if any(with_ball for with_ball, _ in applied):
+        ball = ball_batch(planes, segment, lesions, planes.merge(unknown), volumes, diameters)
+    if any(with_volume for _, with_volume in applied):
+        volume = volume_batch(planes, segment, lesions, SEGMENT_DILATION)
+    return _Batch(labels, known, _Report(planes, ball, volume))
 
 
-def _check_no_nan(name: str, logits: torch.Tensor, classes: Sequence[str]) -> None:
-    if logits.device.type != "cpu":
-        return
-    bad = logits.detach().isnan().flatten(2).any(2).nonzero().tolist()
-    if bad:
-        sample, channel = bad[0]
-        raise ValueError(f"{name}: NaN in sample {sample}, channel {channel} ({classes[channel]})")
-
-
-def _check_chosen(chosen: torch.Tensor, unk_voxels: torch.Tensor | None, volumes: torch.Tensor) -> None:
+def _check_chosen(chosen: BitMasks, unknown: BitMasks | None, volumes: torch.Tensor, classes: int) -> None:
     """A sample with a chosen segment is a report sample: its volumes are given, and its labels partly unknown."""
-    unknown = [False] * len(chosen) if unk_voxels is None else (unk_voxels != 0).flatten(1).any(1).tolist()
-    for sample, used in enumerate((chosen != 0).flatten(1).any(1).tolist()):
-        if used and not unknown[sample]:
-            what = "None" if unk_voxels is None else "all 0"
+    used = chosen.any().view(-1, classes).any(1).tolist()
+    partly_unknown = [False] * len(used) if unknown is None else unknown.any().view(-1, classes).any(1).tolist()
+    for sample, in_use in enumerate(used):
+        if in_use and not partly_unknown[sample]:
+            what = "None" if unknown is None else "all 0"
             raise ValueError(
                 f"unk_voxels: expected unknown voxels in sample {sample}, which has a chosen segment, got {what}"
             )
-        if used and not any(volumes[sample].flatten().tolist()):
+        if in_use and not any(volumes[sample].flatten().tolist()):
             raise ValueError(
                 f"tumor_volumes_report: expected a volume in sample {sample}, which has a chosen segment, got only 0"
             )
 
 
-def _trusted(label: torch.Tensor, unk_voxels: torch.Tensor) -> torch.Tensor:
-    """Known voxels; on the CPU, raises where an unknown voxel lies on or beside a positive label."""
-    known = get_known_voxels(label, unk_voxels) != 0
-    if label.device.type == "cpu":
-        clash = ((label != 0) & ~known).flatten(2).sum(2)
-        for sample, channel in clash.nonzero().tolist():
-            raise ValueError(
-                f"unk_voxels: expected no unknown voxel within 2 voxels of a positive label, sample {sample} has "
-                f"{int(clash[sample, channel])} such label voxels in channel {channel}"
-            )
-    return known
+def _check_clash(clash: BitMasks, classes: int) -> None:
+    """Raise where labels lie on or beside unknown voxels."""
+    for plane in clash.any().nonzero().flatten().tolist():
+        sample, channel = divmod(plane, classes)
+        raise ValueError(
+            f"unk_voxels: expected no unknown voxel within 2 voxels of a positive label, sample {sample} has "
+            f"{int(clash[[plane]].unpack().sum())} such label voxels in channel {channel}"
+        )
 
 
-def _report_losses(
+def _which_losses(name: str, index: int) -> tuple[bool, bool]:
+    """Whether head `index` takes the ball loss and the volume loss, by args.loss."""
+    ball = any(word in name for word in BALL_NAMES) and not (index > 0 and "last" in name)
+    return ball, not ball or "both" in name
+
+
+def _head_losses(
     head: torch.Tensor,
     index: int,
-    label: torch.Tensor,
-    unk_voxels: torch.Tensor | None,
+    batch: _Batch,
     args: Any,
-    chosen: torch.Tensor | None,
     volumes: torch.Tensor,
-    diameters: torch.Tensor,
     classes: Sequence[str],
     class_weights: torch.Tensor | None,
-) -> dict[str, torch.Tensor]:
-    """The report losses of one head, with the weights of ball BCE and Dice."""
-    if chosen is None or unk_voxels is None:
-        raise ValueError(
-            "chosen_segment_mask, unk_voxels: expected both, since args.report_volume_loss_basic is positive, got None"
-        )
-    name = args.loss
-    with_ball = any(word in name for word in BALL_NAMES) and not (index > 0 and "last" in name)
-    report: dict[str, torch.Tensor] = {}
-    if with_ball:
-        ball = ball_loss(
-            head,
-            label,
-            unk_voxels,
-            chosen,
-            volumes,
-            diameters,
-            classes,
-            apply_dice_loss="dice" in name,
-            diameter_margin=args.ball_volume_margin,
-            volume_margin=args.ball_volume_margin,
-            standard_ce=args.stardard_ce_ball,
-            class_weights=class_weights,
-        )
-        report["ball_loss_bce"] = args.ball_bce_weight * ball["ball_loss_bce"]
-        report["ball_loss_dice"] = args.ball_dice_weight * ball["ball_loss_dice"]
-    if not with_ball or "both" in name:
-        volume = volume_loss_basic(
-            head,
-            chosen,
-            volumes,
-            label,
-            unk_voxels,
-            classes,
-            tolerance=args.volume_loss_tolerance,
-            class_weights=class_weights,
-        )
-        report = merge_no_overlap(report, volume)
-    return report
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The segmentation loss of one head and its report losses, with the weights of ball BCE and Dice."""
+    recipe = get_recipe("rsuper")
+    segmentation = BceDice(batch.labels, batch.known, *every_plane(head))
+    if batch.report is None:
+        bce, dice = segmentation_from_sums(loss_sums(head, [segmentation])[0], head, class_weights, recipe)
+        return bce + dice, {}
+    report, ball, volume = batch.report, batch.report.ball, batch.report.volume
+    with_ball, with_volume = _which_losses(args.loss, index)
+    merged = Head(*report.planes.logits(head))
+    terms: dict[str, Term] = {}
+    if with_ball and ball is not None:
+        if head.device.type == "cpu" and any(plane.isnan().any() for plane in merged.planes(ball.positive)):
+            _check_no_nan(f"segmentation[{index}]", head, classes)
+        rule = BallRule(args.ball_volume_margin, args.ball_volume_margin)
+        terms["ball"] = ball_term(merged, ball, rule, None if args.stardard_ce_ball else 0.5)
+    if with_volume and volume is not None:
+        terms["volume"] = volume_term(volume, merged.channels)
+    sums = _sums(head, segmentation, merged, terms)
+    losses: dict[str, torch.Tensor] = {}
+    if ball is not None and "ball" in sums:
+        found = ball_from_sums(sums["ball"], ball, classes, "dice" in args.loss, class_weights)
+        losses["ball_loss_bce"] = args.ball_bce_weight * found["ball_loss_bce"]
+        losses["ball_loss_dice"] = args.ball_dice_weight * found["ball_loss_dice"]
+    if volume is not None and "volume" in sums:
+        tolerance = args.volume_loss_tolerance
+        found = volume_from_sums(sums["volume"], volume, volumes, classes, tolerance, class_weights)
+        losses = merge_no_overlap(losses, found)
+    bce, dice = segmentation_from_sums(sums["segmentation"], head, class_weights, recipe)
+    return bce + dice, losses
+
+
+def _sums(head: torch.Tensor, segmentation: BceDice, merged: Head, terms: dict[str, Term]) -> dict[str, torch.Tensor]:
+    """The sums of all terms: in one pass, unless lesion channels had to be merged into a tensor of their own."""
+    names = ["segmentation", *terms]
+    if merged.logits is head:
+        return dict(zip(names, loss_sums(head, [segmentation, *terms.values()]), strict=True))
+    own, report = loss_sums(head, [segmentation]), loss_sums(merged.logits, list(terms.values()))
+    return dict(zip(names, own + report, strict=True))
 
 
 def _add(terms: dict[str, torch.Tensor], more: Mapping[str, torch.Tensor]) -> None:
@@ -238,11 +287,21 @@ def _add(terms: dict[str, torch.Tensor], more: Mapping[str, torch.Tensor]) -> No
         terms[name] = terms[name] + value if name in terms else value
 
 
-def _check_overall(overall: torch.Tensor, terms: Mapping[str, torch.Tensor]) -> None:
+def _check_overall(
+    overall: torch.Tensor, terms: Mapping[str, torch.Tensor], heads: Sequence[torch.Tensor], classes: Sequence[str]
+) -> None:
     if torch.is_grad_enabled() and not overall.requires_grad:
         raise ValueError("overall: expected a loss with a gradient, but no model output requires one")
-    if overall.device.type == "cpu" and overall.isnan():
-        raise ValueError(f"overall: NaN from {', '.join(name for name, value in terms.items() if value.isnan())}")
+    if overall.device.type != "cpu" or not overall.isnan():
+        return
+    for index, head in enumerate(heads):
+        _check_no_nan(f"segmentation[{index}]", head, classes)
+    raise ValueError(f"overall: NaN from {', '.join(name for name, value in terms.items() if value.isnan())}")
+
+
+def _check_no_nan(name: str, logits: torch.Tensor, classes: Sequence[str]) -> None:
+    for sample, channel in logits.detach().isnan().flatten(2).any(2).nonzero().tolist():
+        raise ValueError(f"{name}: NaN in sample {sample}, channel {channel} ({classes[channel]})")
 
 
 def merge_no_overlap(d1: Mapping[str, Any], d2: Mapping[str, Any]) -> dict[str, Any]:
@@ -295,69 +354,3 @@ def classification_loss(
         check_shape("class_weights", class_weights, shape, "(B, Nc)")
         losses = losses * class_weights.to(losses)
     return losses.mean()
-
-
-def model_genesis_loss(result: torch.Tensor, label: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Mean squared error between a restored crop and the original, as {"genesis_loss", "overall"}; gradient to
-    `result`.
-
-    Raises:
-        ValueError: a `result` that is no tensor of the shape of `label` (the baseline has no deep supervision).
-    """
-    if not isinstance(result, torch.Tensor):
-        raise ValueError(
-            f"result: expected a tensor, since Models Genesis has a single head, got {type(result).__name__}"
-        )
-    check_shape("result", result, tuple(label.shape), "(B, 1, H, W, D)")
-    dtype = accumulation_dtype(result)
-    loss = F.mse_loss(result.to(dtype), label.to(dtype))
-    return {"genesis_loss": loss, "overall": loss}
-
-
-def info_nce(
-    query: torch.Tensor,
-    positive_key: torch.Tensor,
-    negative_keys: torch.Tensor | None = None,
-    temperature: float = 0.1,
-    reduction: str = "mean",
-    negative_mode: str = "unpaired",
-) -> torch.Tensor:
-    """Ask each query for its positive key among negative ones, by cosine similarity and cross-entropy.
-
-    Args:
-        query, positive_key: (N, E). Both take gradients.
-        negative_keys: None, the other positive keys are the negatives; (M, E), shared by all ("unpaired"); or (N, M,
-            E), each query its own ("paired").
-        temperature: divides the similarities.
-        reduction: "mean", "sum" or "none".
-
-    Returns:
-        A scalar, or (N,) without reduction.
-
-    Raises:
-        ValueError: shapes, reduction or negative_mode that do not fit.
-
-    Source: van den Oord et al., 2018; Radford et al., ICML 2021.
-    """
-    check_choice("reduction", reduction, ("mean", "sum", "none"))
-    check_choice("negative_mode", negative_mode, ("unpaired", "paired"))
-    if query.ndim != 2:
-        raise ValueError(f"query: expected (N, E), got shape {tuple(query.shape)}")
-    count, width = query.shape
-    check_shape("positive_key", positive_key, (count, width), "(N, E)")
-    query, positive_key = F.normalize(query, dim=-1), F.normalize(positive_key, dim=-1)
-    if negative_keys is None:
-        target = torch.arange(count, device=query.device)
-        return F.cross_entropy(query @ positive_key.T / temperature, target, reduction=reduction)
-    paired = negative_mode == "paired"
-    expected = (count, *negative_keys.shape[1:-1], width) if paired else (*negative_keys.shape[:-1], width)
-    if negative_keys.ndim != 2 + paired:
-        raise ValueError(
-            f"negative_keys: expected {'(N, M, E)' if paired else '(M, E)'}, got shape {tuple(negative_keys.shape)}"
-        )
-    check_shape("negative_keys", negative_keys, expected, "(N, M, E)" if paired else "(M, E)")
-    negative_keys = F.normalize(negative_keys, dim=-1)
-    positive = (query * positive_key).sum(1, keepdim=True)
-    negative = torch.einsum("ne,nme->nm", query, negative_keys) if paired else query @ negative_keys.T
-    similarities = torch.cat([positive, negative], dim=1) / temperature
-    return F.cross_entropy(similarities, torch.zeros(count, dtype=torch.long, device=query.device), reduction=reduction)

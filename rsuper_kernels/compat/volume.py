@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 
+from rsuper_kernels.bits import BitMasks
 from rsuper_kernels.checks import accumulation_dtype, check_float, check_ndim, check_shape
-from rsuper_kernels.compat.channels import ClassNames, get_lesion_channels, merged_weights, read_class_names
-from rsuper_kernels.compat.masks import dilated
+from rsuper_kernels.compat.channels import ClassNames, LesionPlanes, merged_weights, read_class_names
+from rsuper_kernels.compat.masks import dilated_bits
 from rsuper_kernels.losses.volume import volume_curve
-from rsuper_kernels.ops.region_sums import region_sums
-from rsuper_kernels.tables import every_plane
+from rsuper_kernels.ops.loss_sums import RegionSums, loss_sums
 
 
 def volume_loss_basic(
@@ -57,18 +60,53 @@ def volume_loss_basic(
     for name, mask in (("chosen_segment_mask", chosen_segment_mask), ("labels", labels)):
         check_shape(name, mask, tuple(out.shape), "(B, C, H, W, D)")
     check_shape("tumor_volumes", tumor_volumes, (out.shape[0], *tumor_volumes.shape[1:]), "(B, T)")
+    planes = LesionPlanes.of(names)
+    batch = volume_batch(planes, planes.pack(chosen_segment_mask), planes.pack(labels), dilation_segment)
+    logits, channels = planes.logits(out)
+    (sums,) = loss_sums(logits, [volume_term(batch, channels)], activation="sigmoid" if sigmoid else "identity")
+    return volume_from_sums(sums, batch, tumor_volumes, names, tolerance, class_weights)
 
-    logits = get_lesion_channels(out, names)
-    region = dilated(get_lesion_channels(chosen_segment_mask, names), dilation_segment)
-    annotated = (get_lesion_channels(labels, names) != 0).flatten(2).any(2)
-    counted = region & ~annotated[:, :, None, None, None]
-    activation = "sigmoid" if sigmoid else "identity"
-    predicted = region_sums(logits, counted.flatten(0, 1), *every_plane(logits), activation=activation)
-    predicted = predicted.unflatten(0, tuple(logits.shape[:2]))
-    reported = tumor_volumes.to(predicted).flatten(1).sum(1, keepdim=True) * region.flatten(2).any(2)
+
+@dataclass(frozen=True)
+class VolumeBatch:
+    """What all heads share: a mask for each of the B * C' planes of lesion types."""
+
+    region: BitMasks
+    """The dilated segment."""
+    counted: BitMasks
+    """The same, but for planes with labels, which take no part."""
+    lesions: int
+    """C'"""
+
+
+def volume_batch(planes: LesionPlanes, segment: BitMasks, labels: BitMasks, dilation: int) -> VolumeBatch:
+    """Merged segments and labels, B * C' masks each -> what the volume loss sums over."""
+    region = dilated_bits(segment, dilation)
+    unlabelled = region.words * ~labels.any()[:, None, None, None]
+    return VolumeBatch(region, BitMasks(unlabelled, region.width), len(planes))
+
+
+def volume_term(batch: VolumeBatch, channels: Sequence[int]) -> RegionSums:
+    """What the volume loss needs of the logits, whose `channels` hold the lesion types."""
+    samples = len(batch.region) // batch.lesions
+    sample = [b for b in range(samples) for _ in range(batch.lesions)]
+    return RegionSums(batch.counted, sample, list(channels) * samples)
+
+
+def volume_from_sums(
+    sums: torch.Tensor,
+    batch: VolumeBatch,
+    tumor_volumes: torch.Tensor,
+    classes: Sequence[str],
+    tolerance: float,
+    class_weights: torch.Tensor | None,
+) -> dict[str, torch.Tensor]:
+    """The volume loss, given the sums (B * C') of its `volume_term`."""
+    predicted = sums.view(-1, batch.lesions)
+    reported = tumor_volumes.to(predicted).flatten(1).sum(1, keepdim=True) * batch.region.any().view_as(predicted)
     losses = dice_based_volume_loss(predicted, reported, tolerance=tolerance)
     if class_weights is not None:
-        losses = losses * merged_weights(class_weights, names).to(losses)
+        losses = losses * merged_weights(class_weights, classes).to(losses)
     return {"dice_volume_loss": losses.mean()}
 
 

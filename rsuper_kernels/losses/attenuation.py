@@ -140,9 +140,7 @@ def placed_loss(stats: torch.Tensor, targets: BallTargets, term: AttenuationStat
 
 
 def _telling_tumours(targets: BallTargets) -> list[int]:
-    return [
-        row for row, t in enumerate(targets.placement.tumours) if t.tumour.attenuation in ("hypo", "iso", "hyper")
-    ]
+    return [row for row, t in enumerate(targets.placement.tumours) if t.tumour.attenuation in ("hypo", "iso", "hyper")]
 
 
 def ct_volumes(ct: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

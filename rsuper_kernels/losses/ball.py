@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import math
 
 import torch
 from torch import nn
@@ -122,10 +121,16 @@ def pseudo_masks(
     where = ReportRegions.of(logits, findings, regions, spacing, rules, impl)
     targets = ball_targets(logits, findings, where, rules, known=_packed_known(known, logits, impl), impl=impl)
     placement = targets.placement
-    masks = (placement.core, placement.body, placement.tolerated, targets.penalised)
-    unpacked = [unpack_masks(mask, impl=impl) for mask in masks]
-    bodies = unpack_masks(placement.bodies, impl=impl)
-    return PseudoMasks(targets.sample, targets.channel, *unpacked, placement.tumours, bodies)
+    return PseudoMasks(
+        targets.sample,
+        targets.channel,
+        core=unpack_masks(placement.core, impl=impl),
+        body=unpack_masks(placement.body, impl=impl),
+        tolerated=unpack_masks(placement.tolerated, impl=impl),
+        penalised=unpack_masks(targets.penalised, impl=impl),
+        tumours=placement.tumours,
+        bodies=unpack_masks(placement.bodies, impl=impl),
+    )
 
 
 def _packed_known(known: torch.Tensor | None, logits: torch.Tensor, impl: str) -> BitMasks | None:
@@ -198,7 +203,7 @@ def ball_term(logits: torch.Tensor, targets: BallTargets, recipe: Recipe, impl: 
 def ball_from_sums(
     sums: torch.Tensor, findings: Findings, targets: BallTargets, recipe: Recipe
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy and Dice of the ball loss, given the sums (P, 6) of its `ball_term`, averaged as the recipe says."""
+    """Cross-entropy and Dice, averaged as the recipe says, given the sums (P, 6) of the `ball_term`."""
     positive_bce, negative_bce, tp, fp, fn, known = sums.unbind(1)
     voxels = (tp + fn).detach().round()
     if recipe.bce_mean == "own":

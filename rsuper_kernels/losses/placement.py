@@ -170,8 +170,8 @@ def _place_anywhere(
             union[planes] |= new
         bodies.update({(p, rank): new for p, new in zip(planes, selected[:, 2], strict=True)})
     taken = [bodies[p, rank] for p, plane in enumerate(candidates) for rank in range(len(plane))]
-    packed = [pack_masks(union, impl=impl) for union in (core, body, ring)]
-    return Placed(*packed, pack_masks(torch.stack(taken) if taken else allowed[:0], impl=impl))
+    packed = (pack_masks(mask, impl=impl) for mask in (core, body, ring, torch.stack(taken) if taken else allowed[:0]))
+    return Placed(*packed)
 
 
 def _fill_patch(

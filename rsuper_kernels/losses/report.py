@@ -37,6 +37,14 @@ from rsuper_kernels.recipes import Recipe, get_recipe
 
 
 @dataclass(frozen=True)
+class _Trusted:
+    """Voxel labels (B, C, D, H, W), and where the segmentation term trusts them, a mask a plane."""
+
+    labels: torch.Tensor
+    known: BitMasks
+
+
+@dataclass(frozen=True)
 class _Batch:
     """What all heads share."""
 
@@ -44,10 +52,8 @@ class _Batch:
     where: ReportRegions
     labelled: BitMasks | None
     """Where voxel labels are known, besides what the findings say, a mask a plane; None: everywhere."""
-    labels: torch.Tensor | None
-    """(B, C, D, H, W); None: no segmentation term."""
-    known: BitMasks | None
-    """Where the segmentation term trusts the labels, a mask a plane; None without labels."""
+    trusted: _Trusted | None
+    """None: no segmentation term."""
     ct: torch.Tensor | None
     """(B, D, H, W) in HU; None where no attenuation is weighed."""
 
@@ -188,15 +194,15 @@ class ReportSupervisedLoss(nn.Module):
             # not trusted within two voxels of an unknown one
             around = dilate(pack_masks(unknown.flatten(0, 1), impl=self.impl), UNKNOWN_ELEMENT, impl=self.impl)
             labelled = BitMasks.full(len(around), around.shape[1:], logits.device).minus(around)
-        if self.segmentation_weight == 0:
-            labels = None
-        known = self._segmentation_known(logits, findings, where, labelled) if labels is not None else None
+        trusted = None
+        if labels is not None and self.segmentation_weight > 0:
+            trusted = _Trusted(labels, self._segmentation_known(logits, findings, where, labelled))
         values = None
         if self.attenuation_weight > 0 and _tells_attenuation(findings):
             if ct is None:
                 raise ValueError("ct: the reports give attenuations; pass the CT in HU, or set attenuation_weight=0")
             values = ct_volumes(ct, logits)
-        return _Batch(findings, where, labelled, labels, known, values)
+        return _Batch(findings, where, labelled, trusted, values)
 
     def _head_losses(self, logits: torch.Tensor, batch: _Batch, first: bool, only: bool) -> dict[str, torch.Tensor]:
         """The losses of one head by name, each with its weight: one pass over the logits for all of them."""
@@ -205,24 +211,24 @@ class ReportSupervisedLoss(nn.Module):
         groups = volume_groups(findings, recipe)
         terms: dict[str, Term] = {}
         targets = None
-        if batch.labels is not None and not batch.labels.is_floating_point():
-            terms["segmentation"] = segmentation_term(logits, batch.labels, batch.known, impl)
+        if batch.trusted is not None and not batch.trusted.labels.is_floating_point():
+            terms["segmentation"] = segmentation_term(logits, batch.trusted.labels, batch.trusted.known, impl)
         if reported and first:
             targets = ball_targets(logits, findings, where, recipe, known=batch.labelled, impl=impl)
             terms["ball"] = ball_term(logits, targets, recipe, impl)
         if reported and (not first or (only and recipe.single_head == "both")):
             terms["volume"] = volume_term(findings, groups, where)
         if first and batch.ct is not None:
-            terms["attenuation"] = self._attenuation_term(batch, targets)
+            terms["attenuation"] = self._attenuation_term(batch.ct, batch, targets)
         sums = dict(zip(terms, loss_sums(logits, list(terms.values()), impl=impl), strict=True))
 
         losses: dict[str, torch.Tensor] = {}
-        if batch.labels is not None:
+        if batch.trusted is not None:
             if "segmentation" in sums:
                 bce, dice = segmentation_from_sums(sums["segmentation"], logits, None, recipe)
-            else:
-                known = unpack_masks(batch.known, impl=impl).view(logits.shape)
-                bce, dice = segmentation_terms(logits, batch.labels, known, recipe=recipe, impl=impl)
+            else:  # soft labels
+                known = unpack_masks(batch.trusted.known, impl=impl).view(logits.shape)
+                bce, dice = segmentation_terms(logits, batch.trusted.labels, known, recipe=recipe, impl=impl)
             losses["segmentation"] = self.segmentation_weight * (bce + dice)
         if targets is not None:
             bce, dice = ball_from_sums(sums["ball"], findings, targets, recipe)
@@ -235,10 +241,10 @@ class ReportSupervisedLoss(nn.Module):
             losses["attenuation"] = self.attenuation_weight * self._attenuation(logits, batch, targets, terms, sums)
         return losses
 
-    def _attenuation_term(self, batch: _Batch, targets: BallTargets | None) -> AttenuationStats:
-        if self._by_tumour(targets):
-            return placed_term(batch.ct, targets, batch.where, self.recipe)
-        return group_term(batch.ct, batch.findings, telling_groups(batch.findings), batch.where, self.recipe)
+    def _attenuation_term(self, ct: torch.Tensor, batch: _Batch, targets: BallTargets | None) -> AttenuationStats:
+        if targets is not None and self.recipe.attenuation_scope == "tumour":
+            return placed_term(ct, targets, batch.where, self.recipe)
+        return group_term(ct, batch.findings, telling_groups(batch.findings), batch.where, self.recipe)
 
     def _attenuation(
         self,
@@ -251,14 +257,10 @@ class ReportSupervisedLoss(nn.Module):
         term = terms.get("attenuation")
         if not isinstance(term, AttenuationStats):
             return logits.new_zeros((), dtype=torch.float32)
-        if self._by_tumour(targets):
+        if targets is not None and self.recipe.attenuation_scope == "tumour":
             return placed_loss(sums["attenuation"], targets, term, self.recipe)
         groups = telling_groups(batch.findings)
         return group_loss(sums["attenuation"], batch.findings, groups, term, self.recipe)
-
-    def _by_tumour(self, targets: BallTargets | None) -> bool:
-        """Whether each placed tumour is compared by itself."""
-        return targets is not None and self.recipe.attenuation_scope == "tumour"
 
     def _segmentation_known(
         self, logits: torch.Tensor, findings: Findings, where: ReportRegions, labelled: BitMasks | None

@@ -129,7 +129,7 @@ def test_native_ball_loss(row):
 @ROWS
 def test_native_counts(row):
     regions = cube_mask(2, *row.cube) if row.diameters else None
-    placement = pseudo_masks(logits(), findings(row), regions, UNIT, recipe="rsuper").placement
+    placement = pseudo_masks(logits(), findings(row), regions, UNIT, recipe="rsuper")
     assert placement.core.sum() == row.foreground
     assert placement.tolerated.sum() == row.border
 

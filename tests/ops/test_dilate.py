@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsuper_kernels import dispatch
-from rsuper_kernels.dispatch import BackendError
 from rsuper_kernels.bits import pack
+from rsuper_kernels.dispatch import BackendError
 from rsuper_kernels.geometry import ball_element, cascade_element
 from rsuper_kernels.ops.dilate import dilate
 from tests.helpers import AXIS_ORDERS, LAYOUTS, SHAPES, SPACINGS, ball_mask, box_mask, permuted, random_mask

@@ -30,6 +30,11 @@ RSUPER_INLINE float log1p_of_product(float q) {
   return static_cast<float>(exponent) * 0.693147181f + (log1p_from_ratio(f / (2.0f + f)) + rounding);
 }
 
+RSUPER_INLINE void add_block(const float* values, LaneSum& sum) {
+  for (int round = 0; round < kRounds; ++round)
+    for (int lane = 0; lane < kLanes; ++lane) sum.lanes[lane] += values[round * kLanes + lane];
+}
+
 // exp(-|x|) and 1 / (1 + exp(-|x|)) of a block of logits, from which probabilities follow.
 struct LogisticBlock {
   float small[kBlock], inverse[kBlock];

@@ -3,8 +3,10 @@
 
 #include <cstdint>  // brings __GLIBC__ where there is one
 
-// Where the C library can choose at load time, loops are compiled for three instruction sets.
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
+// Where the C library can choose at load time, loops are compiled for three instruction sets. Not with a sanitizer: the
+// choice is made before its library is ready.
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && \
+    !defined(__SANITIZE_ADDRESS__)
 #if __GNUC__ >= 12
 #define RSUPER_MULTIVERSION __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else

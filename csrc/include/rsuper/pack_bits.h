@@ -18,6 +18,9 @@ void pack_masks(const Array& masks, std::int64_t rows, std::int64_t width,
 void pack_labels(const Array& labels, std::int64_t rows, std::int64_t width, const std::vector<std::int64_t>& samples,
                  const std::vector<std::vector<std::int64_t>>& ids, Word* words, int threads);
 
+// Whether an array holds nothing but 0 and 1.
+bool holds_binary(const Array& array, std::int64_t count, int threads);
+
 // voxels [rows, width], 0 or 1.
 void unpack_masks(const Word* words, std::int64_t rows, std::int64_t width, std::uint8_t* voxels, int threads);
 

@@ -53,7 +53,9 @@ def dilate(mask: torch.Tensor | BitMasks, element: Element, *, impl: str = "auto
         BackendError: an `impl` that cannot run here.
     """
     if isinstance(mask, BitMasks):
-        return BitMasks(_dilate(mask.words.contiguous(), mask.width, element.runs, list(element.passes), impl), mask.width)
+        return BitMasks(
+            _dilate(mask.words.contiguous(), mask.width, element.runs, list(element.passes), impl), mask.width
+        )
     if mask.ndim < 3:
         check_ndim("mask", mask, "(D, H, W)")
     planes = mask.reshape(mask.shape[:-3].numel(), *mask.shape[-3:])

@@ -42,7 +42,9 @@ def _terms(
 ) -> list[Any]:
     shape, sigmoid = tuple(logits.shape[2:]), activation == "sigmoid"
     terms = []
-    for t, (kind, samples, channels) in enumerate(zip(kinds, split(sample, counts), split(channel, counts), strict=True)):
+    for t, (kind, samples, channels) in enumerate(
+        zip(kinds, split(sample, counts), split(channel, counts), strict=True)
+    ):
         first, second, extra = tensors[3 * t : 3 * t + 3]
         planes = native.planes_of(logits, samples, channels)
         if kind == 0:

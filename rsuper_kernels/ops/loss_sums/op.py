@@ -92,7 +92,7 @@ class AttenuationStats:
 Term = RegionSums | BceDice | AttenuationStats
 KINDS = (RegionSums, BceDice, AttenuationStats)
 
-# kinds and counts: of each term; tensors: three for each term, empty where it needs fewer; options: three for each term.
+# kinds and counts: of each term; tensors and options: three for each term, empty or 0 where it needs fewer
 _TABLES = (
     "Tensor[] tensors, int[] kinds, int[] counts, int[] sample, int[] channel, float[] options, "
     "str activation, str impl"
@@ -177,7 +177,10 @@ def loss_sums(
         impl,
     )
     sizes = [count * _size(term.outputs) for term, count in zip(terms, counts, strict=True)]
-    return [part.view(-1, *term.outputs) if term.outputs else part for part, term in zip(out.split(sizes), terms, strict=True)]
+    return [
+        part.view(-1, *term.outputs) if term.outputs else part
+        for part, term in zip(out.split(sizes), terms, strict=True)
+    ]
 
 
 def output_count(kinds: Sequence[int], counts: Sequence[int]) -> int:

@@ -22,9 +22,7 @@ def pack_masks(masks: torch.Tensor, planes: Sequence[int], counts: Sequence[int]
     return out
 
 
-def pack_labels(
-    labels: torch.Tensor, sample: Sequence[int], ids: Sequence[int], counts: Sequence[int]
-) -> torch.Tensor:
+def pack_labels(labels: torch.Tensor, sample: Sequence[int], ids: Sequence[int], counts: Sequence[int]) -> torch.Tensor:
     """Words (G, D, H, ceil(W / 64)) of the groups' label ids; see reference.py."""
     labels = native.readable(labels)
     out = torch.empty(len(sample), *labels.shape[1:3], words_per_row(labels.shape[3]), dtype=torch.int64)

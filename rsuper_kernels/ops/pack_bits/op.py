@@ -48,7 +48,9 @@ def _(labels: torch.Tensor, sample: Sequence[int], *rest: object) -> torch.Tenso
     return _empty_words(labels, len(sample))
 
 
-@torch.library.custom_op("rsuper::unpack_masks", mutates_args=(), schema="(Tensor words, int width, str impl) -> Tensor")
+@torch.library.custom_op(
+    "rsuper::unpack_masks", mutates_args=(), schema="(Tensor words, int width, str impl) -> Tensor"
+)
 def _unpack_masks(words: torch.Tensor, width: int, impl: str) -> torch.Tensor:
     out: torch.Tensor = dispatch.select("unpack_masks", impl, words.device, words.dtype)(words, width)
     return out
@@ -64,9 +66,7 @@ def _empty_words(volumes: torch.Tensor, count: int) -> torch.Tensor:
     return volumes.new_empty(count, *volume, words_per_row(width), dtype=torch.int64)
 
 
-def pack_masks(
-    masks: torch.Tensor, groups: Sequence[Sequence[int]] | None = None, *, impl: str = "auto"
-) -> BitMasks:
+def pack_masks(masks: torch.Tensor, groups: Sequence[Sequence[int]] | None = None, *, impl: str = "auto") -> BitMasks:
     """Pack masks into bits, or unions of them.
 
     Args:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bit x % 64 of word x // 64 of a row = whether voxel x is inside: nonzero in a mask, or one of some ids in a label map."""
+"""Bit x % 64 of word x // 64 of a row = whether voxel x is inside: nonzero in a mask, or of certain labels."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ def pack_masks(masks: torch.Tensor, planes: Sequence[int], counts: Sequence[int]
     return pack(inside)
 
 
-def pack_labels(
-    labels: torch.Tensor, sample: Sequence[int], ids: Sequence[int], counts: Sequence[int]
-) -> torch.Tensor:
+def pack_labels(labels: torch.Tensor, sample: Sequence[int], ids: Sequence[int], counts: Sequence[int]) -> torch.Tensor:
     """Words (G, D, H, ceil(W / 64)): where labels[sample[g]] holds one of the next counts[g] of `ids`."""
     inside = torch.zeros(len(sample), *labels.shape[1:], dtype=torch.bool, device=labels.device)
     for mask, b, members in zip(inside, sample, split(ids, counts), strict=True):
