@@ -9,7 +9,9 @@ namespace rsuper {
 namespace {
 
 // Smallest distance, in voxels, between voxels of blocks `apart` blocks apart.
-std::int64_t smallest_distance(std::int64_t apart, std::int64_t size) { return apart == 0 ? 0 : size * apart - (size - 1); }
+std::int64_t smallest_distance(std::int64_t apart, std::int64_t size) {
+  return apart == 0 ? 0 : size * apart - (size - 1);
+}
 
 double farthest_squared(const BallKernel& kernel) {
   double farthest = 0;

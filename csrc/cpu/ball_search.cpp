@@ -29,7 +29,9 @@ struct Bounds {
     return values.data() + ((z - blocks.z0) * blocks.height() + y - blocks.y0) * blocks.width() - blocks.x0;
   }
   // The lowest value that belongs to a score of `least`.
-  float threshold(double least) const { return static_cast<float>(std::max(least * (1 - 2 * error) - kUnderflow, 0.0)); }
+  float threshold(double least) const {
+    return static_cast<float>(std::max(least * (1 - 2 * error) - kUnderflow, 0.0));
+  }
 };
 
 RSUPER_MULTIVERSION void max_of_row(const float* row, std::int64_t count, float* __restrict lanes) {
