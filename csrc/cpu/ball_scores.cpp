@@ -9,7 +9,9 @@ namespace rsuper {
 namespace {
 
 // Smallest distance, in voxels, between voxels of blocks `apart` blocks apart.
-std::int64_t smallest_distance(std::int64_t apart, std::int64_t size) { return apart == 0 ? 0 : size * apart - (size - 1); }
+std::int64_t smallest_distance(std::int64_t apart, std::int64_t size) {
+  return apart == 0 ? 0 : size * apart - (size - 1);
+}
 
 double farthest_squared(const BallKernel& kernel) {
   double farthest = 0;
@@ -25,8 +27,9 @@ double farthest_squared(const BallKernel& kernel) {
 // out[w * stride + x]: the sum over |dx| <= w of weights[|dx|] * line[x + dx].
 template <typename T>
 RSUPER_INLINE void widen(const float* line, const T* weights, std::int64_t reach, std::int64_t stride, T* out) {
-  T sum[kLanes];
-  for (int x = 0; x < kLanes; ++x) out[x] = sum[x] = weights[0] * line[x];
+  alignas(64) T sum[kLanes];
+#pragma omp simd
+  for (int x = 0; x < kLanes; ++x) out[x] = sum[x] = weights[0] * static_cast<T>(line[x]);
   for (std::int64_t w = 1; w <= reach; ++w) {
     out += stride;
 #pragma omp simd
@@ -35,13 +38,27 @@ RSUPER_INLINE void widen(const float* line, const T* weights, std::int64_t reach
   }
 }
 
-RSUPER_MULTIVERSION void widen_line(const float* line, const float* weights, std::int64_t reach, std::int64_t stride,
-                                    float* __restrict out) {
-  widen(line, weights, reach, stride, out);
+// Lines follow one another after `stride`; those that are not filled hold nothing but zeros, whatever is there.
+template <typename T>
+RSUPER_INLINE void widen_all(const float* lines, std::int64_t stride, const std::vector<std::uint8_t>& filled,
+                             const std::vector<T>& weights, T* __restrict out) {
+  const std::int64_t count = filled.size(), reach = static_cast<std::int64_t>(weights.size()) - 1;
+  for (std::int64_t line = 0; line < count; ++line) {
+    if (filled[line]) {
+      widen(lines + line * stride, weights.data(), reach, count * kLanes, out + line * kLanes);
+    } else {
+      for (std::int64_t w = 0; w <= reach; ++w) std::fill_n(out + (w * count + line) * kLanes, kLanes, T{0});
+    }
+  }
 }
-RSUPER_MULTIVERSION void widen_line(const float* line, const double* weights, std::int64_t reach, std::int64_t stride,
-                                    double* __restrict out) {
-  widen(line, weights, reach, stride, out);
+
+RSUPER_MULTIVERSION void widen_lines(const float* lines, std::int64_t stride, const std::vector<std::uint8_t>& filled,
+                                     const std::vector<float>& weights, float* __restrict out) {
+  widen_all(lines, stride, filled, weights, out);
+}
+RSUPER_MULTIVERSION void widen_lines(const float* lines, std::int64_t stride, const std::vector<std::uint8_t>& filled,
+                                     const std::vector<double>& weights, double* __restrict out) {
+  widen_all(lines, stride, filled, weights, out);
 }
 
 // Four pairs at once spare loads and stores of the sum; what is left over comes one by one.
@@ -69,7 +86,7 @@ RSUPER_INLINE void add_one(const T* rows, const RowPair<T>& pair, std::int64_t p
 template <typename T>
 RSUPER_INLINE void add_sum(const T* rows, const std::vector<RowPair<T>>& pairs, T weight, std::int64_t plane, T* before,
                            T* behind) {
-  T sum[kTileHeight * kLanes];
+  alignas(64) T sum[kTileHeight * kLanes];
   std::fill(sum, sum + plane, T{0});
   std::size_t p = 0;
   for (; p + 4 <= pairs.size(); p += 4) add_four(rows, pairs.data() + p, plane, sum);
@@ -191,16 +208,9 @@ bool TileScorer<T>::read_plane(std::int64_t z) {
 
 template <typename T>
 void TileScorer<T>::widen_block(std::int64_t block) {
-  const std::int64_t reach = kernel_.reach_x(), step = rows() * kLanes, x = tile_.x0 + block * kLanes - first_;
-  widened_.resize((reach + 1) * step);
-  for (std::int64_t row = 0; row < rows(); ++row) {
-    T* out = widened_.data() + row * kLanes;
-    if (filled_[row]) {
-      widen_line(lines_.data() + row * stride_ + x, x_weights_.data(), reach, step, out);
-    } else {
-      for (std::int64_t w = 0; w <= reach; ++w) std::fill_n(out + w * step, kLanes, T{0});
-    }
-  }
+  widened_.resize((kernel_.reach_x() + 1) * rows() * kLanes);
+  const float* lines = lines_.data() + (tile_.x0 + block * kLanes - first_);
+  widen_lines(lines, stride_, filled_, x_weights_, widened_.data());
 }
 
 template <typename T>

@@ -29,7 +29,9 @@ struct Bounds {
     return values.data() + ((z - blocks.z0) * blocks.height() + y - blocks.y0) * blocks.width() - blocks.x0;
   }
   // The lowest value that belongs to a score of `least`.
-  float threshold(double least) const { return static_cast<float>(std::max(least * (1 - 2 * error) - kUnderflow, 0.0)); }
+  float threshold(double least) const {
+    return static_cast<float>(std::max(least * (1 - 2 * error) - kUnderflow, 0.0));
+  }
 };
 
 RSUPER_MULTIVERSION void max_of_row(const float* row, std::int64_t count, float* __restrict lanes) {
@@ -199,11 +201,13 @@ class Search {
   }
 
   static float best_of_plane(const TileScorer<float>& scorer, const Box& tile, std::int64_t z) {
-    float lanes[kLanes] = {};
-    for (std::int64_t y = tile.y0; y < tile.y1; ++y)
-      for (std::int64_t x = tile.x0; x < tile.x1; x += kLanes)
-        max_of_row(scorer.lanes(z, y, x), std::min<std::int64_t>(kLanes, tile.x1 - x), lanes);
-    return *std::max_element(lanes, lanes + kLanes);
+    float best = 0;
+    for (std::int64_t x = tile.x0; x < tile.x1; x += kLanes) {
+      float lanes[kLanes] = {};
+      max_of_row(scorer.lanes(z, tile.y0, x), tile.height() * kLanes, lanes);  // the plane's rows follow one another
+      best = std::max(best, *std::max_element(lanes, lanes + std::min<std::int64_t>(kLanes, tile.x1 - x)));
+    }
+    return best;
   }
 
   void score_in_float(const Bounds& bounds, const std::vector<Tile>& tiles) {

@@ -164,7 +164,8 @@ void Pyramid::update(const MaskedField& field, const Box& box, int threads) {
       for (int i = 0; i < 4; ++i) {
         const std::int64_t voxel_z = 2 * z + i / 2, voxel_y = 2 * y + i % 2;
         float* row = rows.data() + i * width;
-        const bool filled = voxel_z < grid.d && voxel_y < grid.h && field.read(voxel_z, voxel_y, 4 * blocks.x0, width, row);
+        const bool filled =
+            voxel_z < grid.d && voxel_y < grid.h && field.read(voxel_z, voxel_y, 4 * blocks.x0, width, row);
         if (!filled) std::fill(row, row + width, 0.0f);
         any |= filled;
       }
@@ -182,7 +183,8 @@ void Pyramid::update(const MaskedField& field, const Box& box, int threads) {
         const float* from = half.row(2 * z + i / 2, 2 * y + i % 2) + 2 * (blocks.x0 - quarter.extent().x0);
         std::copy(from, from + 2 * blocks.width(), rows.data() + i * 2 * blocks.width());
       }
-      sum_blocks(rows.data(), 2 * blocks.width(), blocks.width(), quarter.row(z, y) + (blocks.x0 - quarter.extent().x0));
+      sum_blocks(rows.data(), 2 * blocks.width(), blocks.width(),
+                 quarter.row(z, y) + (blocks.x0 - quarter.extent().x0));
     }
 }
 

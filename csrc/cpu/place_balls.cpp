@@ -67,7 +67,8 @@ void place_on_plane(const Planes& planes, std::int64_t p, Word* core, Word* body
   std::fill(bodies, bodies + planes.tumours[p].size() * count, Word{0});
   std::map<std::int64_t, Region> regions;
   for (const Tumour& tumour : planes.tumours[p]) {
-    const Region& region = regions.try_emplace(tumour.mask, planes, planes.planes[p], tumour.mask, body, threads).first->second;
+    const Region& region =
+        regions.try_emplace(tumour.mask, planes, planes.planes[p], tumour.mask, body, threads).first->second;
     Selection selection = tumour.selection;
     selection.centre = region.find(tumour.kernel).centre;
     const Box box = select_in_ball(region.field(), selection, {nullptr, core, bodies, ring});

@@ -41,7 +41,8 @@ std::vector<double> weights_of_ranks(std::int64_t count, double concentration) {
   std::vector<double> weights(count);
   for (std::int64_t first = 0; first < count; first += kBlock) {
     const double coarse = std::pow(d, static_cast<double>(first));
-    for (std::int64_t i = first; i < std::min(first + kBlock, count); ++i) total += weights[i] = coarse * fine[i - first];
+    for (std::int64_t i = first; i < std::min(first + kBlock, count); ++i)
+      total += weights[i] = coarse * fine[i - first];
   }
   for (double& weight : weights) weight *= count / total;
   return weights;
