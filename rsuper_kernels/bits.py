@@ -63,6 +63,14 @@ class BitMasks:
         """The voxels that are not in `other`."""
         return BitMasks((~other.words).bitwise_and_(self.words), self.width)
 
+    def complement(self) -> BitMasks:
+        """The voxels that each mask leaves out."""
+        words = ~self.words
+        unused = -self.width % WORD_BITS
+        if unused:
+            words[..., -1] &= (1 << (WORD_BITS - unused)) - 1
+        return BitMasks(words, self.width)
+
     def union(self) -> BitMasks:
         """All masks in one, (1, D, H, W)."""
         union = self.words.new_zeros(1, *self.words.shape[1:])

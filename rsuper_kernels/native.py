@@ -78,15 +78,17 @@ def holds_binary(tensor: torch.Tensor) -> bool:
     return bool(module().holds_binary(address(tensor), tensor.numel(), threads()))
 
 
-def gradient_like(tensor: torch.Tensor) -> torch.Tensor:
-    """An uninitialised contiguous tensor for a gradient of `tensor`, in memory that an earlier gradient left.
+def empty(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """An uninitialised contiguous tensor on the CPU, if it is large in memory that an earlier one of its size left.
 
-    Fresh memory of that size comes from the system page by page, which takes several times longer than writing to it.
+    Fresh memory comes from the system page by page, which takes several times longer than writing to it. What is kept
+    and used stays below what was in use at once and a quarter more; `module().give_back()` frees what is kept.
     """
-    size = tensor.numel() * tensor.element_size()
+    shape = torch.Size(shape)
+    size = shape.numel() * dtype.itemsize
     if size < _SMALLEST_RECYCLED:
-        return torch.empty(tensor.shape, dtype=tensor.dtype)
-    return torch.from_numpy(module().recycled(size)).view(tensor.dtype).view(tensor.shape)
+        return torch.empty(shape, dtype=dtype)
+    return torch.from_numpy(module().recycled(size)).view(dtype).view(shape)
 
 
 def sums(logits: torch.Tensor, terms: Sequence[Any], outputs: int) -> torch.Tensor:
@@ -99,7 +101,7 @@ def sums(logits: torch.Tensor, terms: Sequence[Any], outputs: int) -> torch.Tens
 
 def sums_backward(grad: torch.Tensor, logits: torch.Tensor, terms: Sequence[Any]) -> torch.Tensor:
     """The gradient of readable logits (B, C, D, H, W), in their dtype."""
-    out, grad = gradient_like(logits), grad.float().contiguous()
+    out, grad = empty(logits.shape, logits.dtype), grad.float().contiguous()
     planes, shape = logits.shape[0] * logits.shape[1], tuple(logits.shape[2:])
     module().sums_backward(address(logits), planes, shape, list(terms), grad.data_ptr(), out.data_ptr(), threads())
     return out

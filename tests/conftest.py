@@ -7,6 +7,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from rsuper_kernels import native
+
 # One thread adds up in one order; hypothesis draws the same examples in every run and is not timed on a busy machine.
 torch.set_num_threads(1)
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=25, database=None)
@@ -34,5 +36,6 @@ def poisoned_empty(monkeypatch):
 
         return poisoned
 
-    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+    places = ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty"), (native, "empty"))
+    for owner, name in places:
         monkeypatch.setattr(owner, name, poison(getattr(owner, name)))

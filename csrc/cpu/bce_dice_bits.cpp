@@ -11,10 +11,12 @@ namespace {
 
 struct BitSums {
   LaneSum sums[kSums - 1];
+  LogSum background;  // a part of sums[1]
   std::int64_t known = 0;
 };
 
-inline void finish(const BitSums& out, double* sums) {
+RSUPER_INLINE void finish(BitSums& out, double* sums) {
+  sums[1] += out.background.total();
   for (int s = 0; s < kSums - 1; ++s) sums[s] += out.sums[s].total();
   sums[kSums - 1] += static_cast<double>(out.known);
 }
@@ -22,7 +24,7 @@ inline void finish(const BitSums& out, double* sums) {
 RSUPER_INLINE void add_background(const float* x, BitSums& out) {
   const LogisticBlock logistic(x);
   LaneSum &bce = out.sums[1], &fp = out.sums[3];
-  logistic.add_logs(bce);
+  out.background.add(logistic.small);
   float above[kBlock], p[kBlock];
   for (int i = 0; i < kBlock; ++i) above[i] = x[i] > 0 ? x[i] : 0.0f;
   for (int i = 0; i < kBlock; ++i) p[i] = logistic.probability(x[i], i);

@@ -2,10 +2,10 @@
 #include "rsuper/recycled.h"
 
 #include <algorithm>
+#include <deque>
 #include <map>
 #include <mutex>
 #include <new>
-#include <vector>
 
 #include "rsuper/chunks.h"
 
@@ -14,15 +14,63 @@ namespace {
 
 constexpr std::align_val_t kPage{1 << 21};
 
-struct Kept {
+struct Block {
   void* memory;
   std::int64_t bytes;
 };
 
-struct Pool {
-  std::mutex mutex;
-  std::map<void*, std::int64_t> in_use;
-  std::vector<Kept> kept;
+// Kept and used memory together stay below what was in use at once and a quarter more: within a step, masks of the next
+// one may be asked for while the gradients of the last one, which nobody uses just then, wait for the next backward.
+class Pool {
+ public:
+  void* acquire(std::int64_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = std::find_if(kept_.begin(), kept_.end(), [&](const Block& block) { return block.bytes == bytes; });
+    void* memory = nullptr;
+    if (found != kept_.end()) {
+      memory = found->memory;
+      kept_bytes_ -= bytes;
+      kept_.erase(found);
+    } else {
+      memory = ::operator new(static_cast<std::size_t>(bytes), kPage);
+      prefer_large_pages(memory, bytes);
+    }
+    used_[memory] = bytes;
+    used_bytes_ += bytes;
+    most_bytes_ = std::max(most_bytes_, used_bytes_);
+    drop_until(most_bytes_ + most_bytes_ / 4 - used_bytes_);
+    return memory;
+  }
+
+  void release(void* memory) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = used_.find(memory);
+    kept_.push_back({memory, found->second});
+    kept_bytes_ += found->second;
+    used_bytes_ -= found->second;
+    used_.erase(found);
+  }
+
+  void give_back() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    drop_until(0);
+    most_bytes_ = used_bytes_;
+  }
+
+ private:
+  // Oldest first.
+  void drop_until(std::int64_t bytes) {
+    while (kept_bytes_ > bytes) {
+      kept_bytes_ -= kept_.front().bytes;
+      ::operator delete(kept_.front().memory, kPage);
+      kept_.pop_front();
+    }
+  }
+
+  std::mutex mutex_;
+  std::map<void*, std::int64_t> used_;
+  std::deque<Block> kept_;
+  std::int64_t used_bytes_ = 0, kept_bytes_ = 0, most_bytes_ = 0;
 };
 
 // Never destroyed: tensors may outlive what runs at exit.
@@ -31,43 +79,10 @@ Pool& pool() {
   return pool;
 }
 
-void free_all(std::vector<Kept>& kept) {
-  for (const Kept& block : kept) ::operator delete(block.memory, kPage);
-  kept.clear();
-}
-
 }  // namespace
 
-void* acquire(std::int64_t bytes) {
-  Pool& all = pool();
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  const auto fits = [bytes](const Kept& block) { return block.bytes == bytes; };
-  const auto found = std::find_if(all.kept.begin(), all.kept.end(), fits);
-  void* memory = nullptr;
-  if (found != all.kept.end()) {
-    memory = found->memory;
-    all.kept.erase(found);
-  } else {
-    free_all(all.kept);
-    memory = ::operator new(static_cast<std::size_t>(bytes), kPage);
-    prefer_large_pages(memory, bytes);
-  }
-  all.in_use[memory] = bytes;
-  return memory;
-}
-
-void release(void* memory) {
-  Pool& all = pool();
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  const auto found = all.in_use.find(memory);
-  all.kept.push_back({memory, found->second});
-  all.in_use.erase(found);
-}
-
-void give_back() {
-  Pool& all = pool();
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  free_all(all.kept);
-}
+void* acquire(std::int64_t bytes) { return pool().acquire(bytes); }
+void release(void* memory) { pool().release(memory); }
+void give_back() { pool().give_back(); }
 
 }  // namespace rsuper

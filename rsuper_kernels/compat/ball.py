@@ -92,8 +92,7 @@ def ball_batch(
     tumours = read_tumours(tumor_volumes, tumor_diameters, len(segment) // len(planes))
     channel = planes.in_use(segment)
     region = dilated_bits(segment, subseg_dilation)
-    everywhere = BitMasks.full(len(segment), segment.shape[1:], segment.words.device)
-    background = everywhere.minus(dilated_bits(unknown, unk_dilation)).minus(labels)
+    background = (dilated_bits(unknown, unk_dilation) | labels).complement()
     return BallBatch(planes, region, background | region, channel, tumours)
 
 
@@ -364,12 +363,12 @@ def _voxel_weights(
 
 def _cpu_weights(probability: torch.Tensor, foreground: torch.Tensor, concentration: float) -> torch.Tensor:
     """Weights of the foreground voxels, whose ties rank as the public code's sort of the whole patch leaves them."""
-    count = int(foreground.sum())
-    inside = probability[foreground]
+    count = int(foreground.count_nonzero())
     # the public key: 1 is added so that a foreground voxel with probability 0 ranks before the background
-    key = inside + 1
-    if key.unique().numel() == count:
-        return rank_decay(key, key.new_tensor(count), concentration, hard_cutoff=True) * count
-    key = (probability * foreground + foreground).flatten()
-    weights = rank_decay(key, key.new_tensor(count), concentration, hard_cutoff=True) * count
-    return weights.view_as(foreground)[foreground]
+    key = probability[foreground] + 1
+    ranked, order = key.sort(descending=True)
+    by_rank = rank_decay(ranked, key.new_tensor(count), concentration, hard_cutoff=True) * count
+    if not (ranked[1:] == ranked[:-1]).any():
+        return torch.empty_like(by_rank).scatter_(0, order, by_rank)
+    whole = (probability * foreground + foreground).flatten().sort(descending=True).indices[:count]
+    return torch.zeros_like(probability).flatten().scatter_(0, whole, by_rank).view_as(foreground)[foreground]

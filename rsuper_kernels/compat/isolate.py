@@ -160,7 +160,7 @@ def _break_ties_as_topk(probability: torch.Tensor, masks: torch.Tensor, counts: 
 def _check_placement(name: str, size: Size, ball: torch.Tensor, mid: torch.Tensor, rule: BallRule) -> None:
     """Raise ValueError where the public code's asserts on ball and mask fail (steps 8 and 12)."""
     n = size.voxels
-    held, count = int(ball.sum()), int(mid.sum())
+    held, count = int(ball.count_nonzero()), int(mid.count_nonzero())
     if n < LARGE and held <= 0.5 * n:
         patch = tuple(ball.shape)
         raise ValueError(

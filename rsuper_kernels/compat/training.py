@@ -173,17 +173,19 @@ def _prepare(
         ValueError: as `calculate_loss`.
     """
     labels = pack_masks(label.flatten(0, 1))
-    known = BitMasks.full(len(labels), labels.shape[1:], label.device)
-    unknown = None
+    known = unknown = None
     if unk_voxels is not None:
         check_binary("unk_voxels", unk_voxels)
         unknown = pack_masks(unk_voxels.flatten(0, 1))
-        known = known.minus(dilated_bits(unknown, KNOWN_DILATION))
+        doubtful = dilated_bits(unknown, KNOWN_DILATION)
+        if label.device.type == "cpu":
+            _check_clash(labels & doubtful, len(classes))
+        known = doubtful.complement()
     chosen = None if chosen_segment_mask is None else pack_masks(chosen_segment_mask.flatten(0, 1))
     if chosen is not None:
         _check_chosen(chosen, unknown, volumes, len(classes))
-    if label.device.type == "cpu":
-        _check_clash(labels.minus(known), len(classes))
+    if known is None:
+        known = BitMasks.full(len(labels), labels.shape[1:], label.device)
     if not args.report_volume_loss_basic > 0:
         return _Batch(labels, known, None)
     if chosen is None or unknown is None:

@@ -218,7 +218,7 @@ def fill_ball(selected: torch.Tensor, voxels: Sequence[int], *, impl: str = "aut
     )
     ball, grown = selected[:, :1], selected[:, 1:]
     for _ in range(6):
-        short = (grown[:, 1].flatten(1).sum(1) < needed)[:, None, None, None, None]
+        short = (grown[:, 1].flatten(1).count_nonzero(1) < needed)[:, None, None, None, None]
         if short.device.type == "cpu" and not short.any():
             break
         grown = torch.where(short, dilate(grown, ball_element(3.5), impl=impl) & ball, grown)

@@ -193,7 +193,7 @@ class ReportSupervisedLoss(nn.Module):
         if unknown is not None:
             # not trusted within two voxels of an unknown one
             around = dilate(pack_masks(unknown.flatten(0, 1), impl=self.impl), UNKNOWN_ELEMENT, impl=self.impl)
-            labelled = BitMasks.full(len(around), around.shape[1:], logits.device).minus(around)
+            labelled = around.complement()
         trusted = None
         if labels is not None and self.segmentation_weight > 0:
             trusted = _Trusted(labels, self._segmentation_known(logits, findings, where, labelled))

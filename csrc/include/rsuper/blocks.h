@@ -20,7 +20,7 @@ RSUPER_INLINE void expand_bits(Word word, float* out) {
   }
 }
 
-// log(1 + q) for 0 <= q <= 15, exact in relative terms also for tiny q.
+// log(1 + q) for 0 <= q < 2^20, exact in relative terms also for tiny q.
 RSUPER_INLINE float log1p_of_product(float q) {
   const float u = 1.0f + q;
   const auto bits = bit_cast<std::int32_t>(u);
@@ -57,18 +57,37 @@ struct LogisticBlock {
   RSUPER_INLINE float probability(float x, int i) const { return x >= 0 ? inverse[i] : small[i] * inverse[i]; }
   RSUPER_INLINE float complement(float x, int i) const { return x >= 0 ? small[i] * inverse[i] : inverse[i]; }
   RSUPER_INLINE float slope(int i) const { return small[i] * inverse[i] * inverse[i]; }
+};
 
-  // Adds the sum of log(1 + exp(-|x|)).
-  RSUPER_INLINE void add_logs(LaneSum& sum) const {
-    for (int i = 0; i < kLanes; ++i) {
-      float q = 0;  // product of 1 + small, less 1
-      for (int round = 0; round < kRounds; ++round) {
-        const float t = small[round * kLanes + i];
-        q = (q * t + q) + t;
-      }
-      sum.lanes[i] += log1p_of_product(q);
+// Sum of log(1 + t) for blocks of t in [0, 1], as logarithms of products over some blocks.
+class LogSum {
+ public:
+  RSUPER_INLINE void add(const float* t) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      float q = product_[lane];
+      for (int round = 0; round < kRounds; ++round) q = (q * t[round * kLanes + lane] + q) + t[round * kLanes + lane];
+      product_[lane] = q;
     }
+    if (++blocks_ == kBlocks) flush();
   }
+
+  RSUPER_INLINE double total() {
+    flush();
+    return sum_.total();
+  }
+
+ private:
+  static constexpr int kBlocks = 4;  // 16 factors of at most 2 each
+
+  RSUPER_INLINE void flush() {
+    for (int lane = 0; lane < kLanes; ++lane) sum_.lanes[lane] += log1p_of_product(product_[lane]);
+    for (float& product : product_) product = 0;
+    blocks_ = 0;
+  }
+
+  float product_[kLanes] = {};  // of 1 + t, less 1
+  int blocks_ = 0;
+  LaneSum sum_;
 };
 
 // Word x / 64 of a row of a chunk: its index, rows_words words a row, its first voxel in the chunk, and its voxels. Loops

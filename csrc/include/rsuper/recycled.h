@@ -5,9 +5,8 @@
 
 namespace rsuper {
 
-// Memory for gradients. A gradient is as large as the logits, is written once and freed after the optimiser's step; the
-// pages of a fresh one cost several times more than writing to them. What is released is kept for the next request, and
-// given back to the system as soon as a request comes that it does not fit.
+// Memory for gradients and masks: they are written once a step and freed after it, and the pages of fresh memory cost
+// several times more than writing to them. What is released is kept for the next request of its size.
 void* acquire(std::int64_t bytes);
 void release(void* memory);
 

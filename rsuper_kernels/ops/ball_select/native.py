@@ -25,7 +25,7 @@ def ball_select(
     """Bool masks (N, 1 + K, D, H, W): the ball and its selections; see reference.py."""
     planes, *shape = probability.shape
     kinds = len(counts) // max(planes, 1)
-    out = torch.empty(planes, 1 + kinds, *shape, dtype=torch.bool)
+    out = native.empty((planes, 1 + kinds, *shape), torch.bool)
     probability, available = probability.contiguous(), available.contiguous()
     start = 0
     for n, index in enumerate(centre.tolist()):

@@ -34,7 +34,7 @@ def dilate(words: torch.Tensor, width: int, runs: torch.Tensor, passes: Sequence
         raise ValueError(f"runs: expected shape (R, 3), got {tuple(runs.shape)}")
     if min(passes, default=0) < 0 or sum(passes) != runs.shape[0]:
         raise ValueError(f"passes: {list(passes)} does not divide the {runs.shape[0]} rows of runs")
-    out = torch.empty_like(words)
+    out = native.empty(words.shape, torch.int64)
     native.module().dilate(
         words.data_ptr(),
         out.data_ptr(),

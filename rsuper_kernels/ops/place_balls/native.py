@@ -36,8 +36,8 @@ def place_balls(
         (m, rows.data_ptr(), len(rows), kernel_falloff(diameter, sigma), square, n, list(counts[3 * t : 3 * t + 3]))
         for t, (m, rows, diameter, square, n) in enumerate(zip(mask, runs, diameters, squares, needed, strict=True))
     ]
-    unions = torch.empty(3, len(sample), *words.shape[1:], dtype=torch.int64)
-    bodies = torch.empty(len(tumours), *words.shape[1:], dtype=torch.int64)
+    unions = native.empty((3, len(sample), *words.shape[1:]), torch.int64)
+    bodies = native.empty((len(tumours), *words.shape[1:]), torch.int64)
     native.module().place_balls(
         native.address(logits),
         logits.shape[2:],
