@@ -137,7 +137,9 @@ CASES = {
     "ball-3": Case("ball loss, 3 tumours, trained", on_scene(ball, TUMOURS[3]), 2.7),
     "ball-3-masks": Case("ball loss, 3 tumours, trained, uint8 masks", _ball_from_masks, 2.7),
     "ball-10": Case("ball loss, 10 tumours, trained", on_scene(ball, TUMOURS[10]), 4.3),
-    "ball-big": Case("ball loss, tumours of 61, 41 and 25 mm, trained", on_scene(ball, BIG_TUMOURS, organ="large"), 9.0),
+    "ball-big": Case(
+        "ball loss, tumours of 61, 41 and 25 mm, trained", on_scene(ball, BIG_TUMOURS, organ="large"), 9.0
+    ),
     "untrained-1": Case("ball loss, 1 tumour, untrained", on_scene(ball, TUMOURS[1], trained=False), 5.0),
     "untrained-3": Case("ball loss, 3 tumours, untrained", on_scene(ball, TUMOURS[3], trained=False), 7.0),
     "untrained-10": Case("ball loss, 10 tumours, untrained", on_scene(ball, TUMOURS[10], trained=False), 14.0),
@@ -202,7 +204,11 @@ COMPARISONS = {
     "ball-10": Comparison("ball loss, 10 tumours, trained", ball, competing_ball, 10.0, {"tumours": TUMOURS[10]}),
     "untrained-3": Comparison("ball loss, 3 tumours, untrained", ball, competing_ball, 10.0, {"trained": False}),
     "ball-big": Comparison(
-        "ball loss, tumours of 61, 41 and 25 mm, trained", ball, competing_ball, 10.0, {"tumours": BIG_TUMOURS, "organ": "large"}
+        "ball loss, tumours of 61, 41 and 25 mm, trained",
+        ball,
+        competing_ball,
+        10.0,
+        {"tumours": BIG_TUMOURS, "organ": "large"},
     ),
     # the larger the tumour, the worse for dense convolutions: 61 mm would take minutes
     "dense-volume": Comparison("volume loss", cascade_volume, dense_volume, 1000.0, slow=True),

@@ -110,11 +110,12 @@ Bounds upper_bounds(const BlockSums& sums, const KernelRows& kernel, const std::
   Bounds bounds{hull_of(tiles), kernel.float_error(), {}};
   const Box& blocks = bounds.blocks;
   bounds.values.resize(blocks.depth() * blocks.height() * blocks.width());
+  const std::int64_t count = tiles.size();
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
     TileScorer<float> scorer(sums, kernel);
 #pragma omp for schedule(dynamic)
-    for (std::size_t t = 0; t < tiles.size(); ++t) {
+    for (std::int64_t t = 0; t < count; ++t) {
       const Box& box = tiles[t].box;
       scorer.score(box);
       for (std::int64_t z = box.z0; z < box.z1; ++z)
@@ -211,11 +212,12 @@ class Search {
   }
 
   void score_in_float(const Bounds& bounds, const std::vector<Tile>& tiles) {
+    const std::int64_t count = tiles.size();
 #pragma omp parallel num_threads(threads_) if (threads_ > 1)
     {
       TileScorer<float> scorer(field_, fine_);
 #pragma omp for schedule(dynamic)
-      for (std::size_t t = 0; t < tiles.size(); ++t) {
+      for (std::int64_t t = 0; t < count; ++t) {
         double needed;
 #pragma omp critical(rsuper_ball_search)
         needed = least();
@@ -234,7 +236,7 @@ class Search {
         for (std::int64_t z = tile.z0; z < tile.z1; ++z) {
           const float best = best_of_plane(scorer, tile, z);
           best_ = std::max(best_, best);
-          if (best >= least()) slices_.push_back({static_cast<std::int64_t>(t), z, best});
+          if (best >= least()) slices_.push_back({t, z, best});
         }
       }
     }

@@ -100,6 +100,14 @@ struct MaskChunk {
   }
 };
 
+// Most rows have no target.
+std::int64_t count_row(const Word* row, std::int64_t words) {
+  std::int64_t count = 0;
+  if (any_bit(row, words))
+    for (std::int64_t w = 0; w < words; ++w) count += count_bits(row[w]);
+  return count;
+}
+
 }  // namespace
 
 BceDiceTerm::BceDiceTerm(BceDiceMasks masks, std::vector<std::int64_t> planes, bool sigmoid)
@@ -110,9 +118,9 @@ BceDiceTerm::BceDiceTerm(BceDiceMasks masks, std::vector<std::int64_t> planes, b
   const Word* word = masks.targets.array.as<Word>();
   for (std::int64_t group = 0; group < groups(); ++group) {
     std::int64_t before = 0;
-    for (std::int64_t row = 0; row < rows; ++row) {
+    for (std::int64_t row = 0; row < rows; ++row, word += row_words) {
       targets_before_.push_back(before);
-      for (std::int64_t w = 0; w < row_words; ++w) before += count_bits(*word++);
+      before += count_row(word, row_words);
     }
   }
 }

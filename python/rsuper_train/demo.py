@@ -23,7 +23,7 @@ import rsuper_kernels
 from rsuper_train.anatomy import load_anatomy
 from rsuper_train.calibrate import OperatingPoint, choose_operating_point
 from rsuper_train.data import Sample, prepare, to_case_grid
-from rsuper_train.engine import Settings, ball_mask, build_network, predict, train
+from rsuper_train.engine import Settings, StepTime, ball_mask, build_network, predict, train
 from rsuper_train.evaluate import CaseScore, Summary, score_case, summarise
 from rsuper_train.figures import Panel, draw_cases, draw_losses
 from rsuper_train.files import write_atomically
@@ -88,7 +88,11 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, object]:
     with clock.part("evaluation before"):
         before = _evaluate(network, test_samples, test, truths, OperatingPoint())[0]
     with clock.part("training"):
-        network, history = _train(network, samples, settings, options.seed, console)
+        network, history, times = _train(network, samples, settings, options.seed, console)
+    step = _step_time(times)
+    console.print(
+        f"A step takes {step['step_ms']:.0f} ms, the losses {step['losses_ms']:.1f} ms of it ({step['share']:.1%})."
+    )
     with (
         clock.part("evaluation"),
         console.status("choosing the threshold on reports, then comparing with the hidden masks"),
@@ -99,7 +103,7 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, object]:
         draw_losses(history, options.out / "losses.png")
         if panels := _panels(network, settings, test_samples, test, truths, masks):
             draw_cases(panels, options.out / "demo.png")
-    metrics = _metrics(options, clock, point, before, after)
+    metrics = _metrics(options, clock, step, point, before, after)
     _write(options.out, history, metrics)
     console.print(_table(summarise(before), summarise(after)))
     console.print(
@@ -123,9 +127,10 @@ def _example(cases: Sequence[Case]) -> str:
 
 def _train(
     network: nn.Module, samples: Sequence[Sample], settings: Settings, seed: int, console: Console
-) -> tuple[nn.Module, list[dict[str, float]]]:
-    """Train behind a progress bar; returns the network and the losses of every step."""
+) -> tuple[nn.Module, list[dict[str, float]], list[StepTime]]:
+    """Train behind a progress bar; returns the network, and losses and time of every step."""
     history: list[dict[str, float]] = []
+    times: list[StepTime] = []
     columns = (
         TextColumn("training"),
         BarColumn(bar_width=14),
@@ -136,11 +141,18 @@ def _train(
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("train", total=settings.steps, losses="")
 
-        def log(step: int, losses: dict[str, float]) -> None:
+        def log(step: int, losses: dict[str, float], time: StepTime) -> None:
             history.append(losses)
+            times.append(time)
             progress.update(task, completed=step + 1, losses=_losses_text(history[-20:]))
 
-        return train(network, samples, settings, seed, log), history
+        return train(network, samples, settings, seed, log), history, times
+
+
+def _step_time(times: Sequence[StepTime]) -> dict[str, float]:
+    """Medians over the steps: of a step and of its losses, in ms, and the losses' share."""
+    step, losses = (1e3 * float(np.median([getattr(time, part) for time in times])) for part in ("step", "losses"))
+    return {"step_ms": round(step, 1), "losses_ms": round(losses, 2), "share": round(losses / step, 4)}
 
 
 def _losses_text(recent: Sequence[dict[str, float]]) -> str:
@@ -196,7 +208,12 @@ def _panels(
 
 
 def _metrics(
-    options: DemoOptions, clock: Clock, point: OperatingPoint, before: list[CaseScore], after: list[CaseScore]
+    options: DemoOptions,
+    clock: Clock,
+    step: dict[str, float],
+    point: OperatingPoint,
+    before: list[CaseScore],
+    after: list[CaseScore],
 ) -> dict[str, object]:
     """Everything that metrics.json holds."""
     return {
@@ -206,6 +223,7 @@ def _metrics(
         "operating_point": asdict(point),
         "options": {**asdict(options), "out": str(options.out)},
         "seconds": clock.seconds,
+        "training step": step,
         "versions": {
             "rsuper_kernels": rsuper_kernels.__version__,
             "torch": torch.__version__,

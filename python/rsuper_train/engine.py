@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,16 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from rsuper_kernels import Recipe, ReportSupervisedLoss, get_recipe, pseudo_masks
 from rsuper_train.data import Sample, augment, collate
 
-LogStep = Callable[[int, dict[str, float]], None]
+
+@dataclass(frozen=True)
+class StepTime:
+    """Wall time of a training step and, of that, of its losses, forward and backward; seconds."""
+
+    step: float
+    losses: float
+
+
+LogStep = Callable[[int, dict[str, float], StepTime], None]
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,7 @@ def train(
     Args:
         network: changed in place.
         samples: training cases; they hold CT, organ labels and findings, no lesion mask.
-        log: called after each step with the step's number and its losses.
+        log: called after each step with the step's number, its losses and its time.
     """
     rng = np.random.default_rng(seed)
     criterion = build_loss(settings)
@@ -98,16 +108,23 @@ def train(
     batches = _batches(len(samples), min(settings.batch_size, len(samples)), rng)
     network.train()
     for step in range(settings.steps):
+        start = time.perf_counter()
         batch = augment(collate([samples[i] for i in next(batches)]), rng)
-        losses = criterion(network(batch.image), batch.findings, batch.labels, batch.spacing, ct=batch.ct)
-        optimizer.zero_grad()
+        logits = network(batch.image)
+        # the losses' own backward ends at the logits, so that its time is known
+        head, before = logits.detach().requires_grad_(), time.perf_counter()
+        losses = criterion(head, batch.findings, batch.labels, batch.spacing, ct=batch.ct)
         losses["total"].backward()
+        loss_time = time.perf_counter() - before
+        optimizer.zero_grad()
+        logits.backward(head.grad)
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         optimizer.step()
         schedule.step()
         averaged.update_parameters(network)
         if log:
-            log(step, {name: float(value.detach()) for name, value in losses.items()})
+            values = {name: float(value.detach()) for name, value in losses.items()}
+            log(step, values, StepTime(time.perf_counter() - start, loss_time))
     return averaged.module.eval()
 
 
