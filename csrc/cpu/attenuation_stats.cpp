@@ -15,45 +15,60 @@ void join(Moments& moments, const Moments& other) {
   moments.weight = total;
 }
 
-RSUPER_MULTIVERSION void soft_masks(const float* x, const float* tumour, const float* organ, bool sigmoid_of_x,
-                                    std::int64_t count, float* m_tumour, float* m_organ) {
+// p and dp / dx of logits; of probabilities, themselves and 1.
+RSUPER_MULTIVERSION void sigmoids(const float* x, std::int64_t count, float* __restrict p, float* __restrict slope) {
   for (std::int64_t i = 0; i < count; ++i) {
-    const float p = sigmoid_of_x ? sigmoid(x[i]) : x[i];
-    m_tumour[i] = p * tumour[i];
+    const float t = exp_minus_abs(x[i]), inverse = 1.0f / (1.0f + t);
+    p[i] = x[i] >= 0 ? inverse : t * inverse;
+    slope[i] = t * inverse * inverse;
+  }
+}
+
+void probabilities(const float* x, bool sigmoid_of_x, std::int64_t count, float* p, float* slope) {
+  if (sigmoid_of_x) return sigmoids(x, count, p, slope);
+  std::copy(x, x + count, p);
+  std::fill(slope, slope + count, 1.0f);
+}
+
+RSUPER_MULTIVERSION void soft_masks(const float* p, const float* tumour, const float* organ, std::int64_t count,
+                                    float* __restrict m_tumour, float* __restrict m_organ) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    m_tumour[i] = p[i] * tumour[i];
     m_organ[i] = (1.0f - m_tumour[i]) * organ[i];
   }
 }
 
-RSUPER_MULTIVERSION Moments moments_of(const float* values, const float* mask, std::int64_t count) {
-  LaneSum weight, first, second;
-  float low = values[0], high = values[0];
-  for (std::int64_t i = 0; i < count; ++i) {
-    low = values[i] < low ? values[i] : low;
-    high = values[i] > high ? values[i] : high;
-  }
-  const float centre = 0.5f * low + 0.5f * high;
+struct Powers {
+  double weight, first, second;  // of mask, mask (value - centre) and mask (value - centre)^2
+};
+
+RSUPER_INLINE double sum_of(const float* values, std::int64_t count) {
+  LaneSum sum;
   std::int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes)
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const float m = mask[i + lane], d = values[i + lane] - centre;
-      weight.lanes[lane] += m;
-      first.lanes[lane] += m * d;
-      second.lanes[lane] += m * d * d;
-    }
-  for (; i < count; ++i) {
-    const float m = mask[i], d = values[i] - centre;
-    weight.lanes[0] += m;
-    first.lanes[0] += m * d;
-    second.lanes[0] += m * d * d;
+    for (int lane = 0; lane < kLanes; ++lane) sum.lanes[lane] += values[i + lane];
+  for (; i < count; ++i) sum.lanes[0] += values[i];
+  return sum.total();
+}
+
+RSUPER_MULTIVERSION Powers powers_about(float centre, const float* values, const float* mask, std::int64_t count) {
+  float first[kChunk], second[kChunk];
+  for (std::int64_t i = 0; i < count; ++i) {
+    const float d = values[i] - centre;
+    first[i] = mask[i] * d;
+    second[i] = first[i] * d;
   }
-  Moments moments;
-  moments.weight = weight.total();
-  if (moments.weight == 0) return moments;
-  const double shift = first.total() / moments.weight;
-  moments.mean = centre + shift;
-  const double squares = second.total() - shift * shift * moments.weight;
-  moments.squares = squares > 0 ? squares : 0;
-  return moments;
+  return {sum_of(mask, count), sum_of(first, count), sum_of(second, count)};
+}
+
+// In two passes: about any value for the mean, about the mean for the squares.
+Moments moments_of(const float* values, const float* mask, std::int64_t count) {
+  const Powers rough = powers_about(values[0], values, mask, count);
+  if (rough.weight == 0) return {};
+  const auto centre = static_cast<float>(values[0] + rough.first / rough.weight);
+  const Powers powers = powers_about(centre, values, mask, count);
+  const double shift = powers.first / powers.weight;
+  return {powers.weight, centre + shift, std::max(powers.second - shift * shift * powers.weight, 0.0)};
 }
 
 Slope slope_of(const Stats& stats, const float* grad) {
@@ -80,16 +95,12 @@ inline float evaluate(const Slope& slope, float value) {
   return slope.c0 + d * (slope.c1 + d * slope.c2);
 }
 
-RSUPER_MULTIVERSION void add_logit_slopes(const float* ct, const float* x, const float* tumour, const float* organ,
-                                          const Slope& tumour_slope, const Slope& organ_slope, bool sigmoid_of_x,
-                                          std::int64_t count, float* slopes, float* organ_slopes) {
+// Of tumour and organ at each value.
+RSUPER_MULTIVERSION void evaluate_all(const float* ct, const Slope& tumour, const Slope& organ, std::int64_t count,
+                                      float* __restrict of_tumour, float* __restrict of_organ) {
   for (std::int64_t i = 0; i < count; ++i) {
-    const float e = exp_minus_abs(x[i]), inverse = 1.0f / (1.0f + e);
-    const float p = sigmoid_of_x ? (x[i] >= 0 ? inverse : e * inverse) : x[i];
-    const float slope = sigmoid_of_x ? e * inverse * inverse : 1.0f;
-    const float of_tumour = evaluate(tumour_slope, ct[i]), of_organ = evaluate(organ_slope, ct[i]);
-    slopes[i] += (of_tumour - of_organ * organ[i]) * tumour[i] * slope;
-    organ_slopes[i] = of_organ * (1.0f - p * tumour[i]);
+    of_tumour[i] = evaluate(tumour, ct[i]);
+    of_organ[i] = evaluate(organ, ct[i]);
   }
 }
 
@@ -119,8 +130,9 @@ bool AttenuationTerm::empty(std::int64_t group, const Chunk& chunk) const {
 
 void AttenuationTerm::add(std::int64_t group, const Chunk& chunk, const float* x, double* partial) const {
   const Values values(masks_, group, chunk);
-  float soft[2][kChunk];
-  soft_masks(x, values.tumour, values.organ, sigmoid_, chunk.size(), soft[0], soft[1]);
+  float p[kChunk], slope[kChunk], soft[2][kChunk];
+  probabilities(x, sigmoid_, chunk.size(), p, slope);
+  soft_masks(p, values.tumour, values.organ, chunk.size(), soft[0], soft[1]);
   for (int mask = 0; mask < 2; ++mask) {
     const Moments moments = moments_of(values.ct, soft[mask], chunk.size());
     partial[3 * mask] = moments.weight;
@@ -162,13 +174,18 @@ void AttenuationTerm::prepare(const Logits& logits, const float* grad, int threa
 
 void AttenuationTerm::add_slopes(std::int64_t group, const Chunk& chunk, const float* x, const float* /*grad*/,
                                  float* slopes) const {
+  if (grad_organ_ == nullptr && masks_.tumour.empty(group, chunk)) return;
   const Values values(masks_, group, chunk);
-  float organ_slopes[kChunk];
-  add_logit_slopes(values.ct, x, values.tumour, values.organ, slopes_[2 * group], slopes_[2 * group + 1], sigmoid_,
-                   chunk.size(), slopes, organ_slopes);
+  const std::int64_t count = chunk.size();
+  float p[kChunk], slope[kChunk], of_tumour[kChunk], of_organ[kChunk];
+  probabilities(x, sigmoid_, count, p, slope);
+  evaluate_all(values.ct, slopes_[2 * group], slopes_[2 * group + 1], count, of_tumour, of_organ);
+  for (std::int64_t i = 0; i < count; ++i)
+    slopes[i] += (of_tumour[i] - of_organ[i] * values.organ[i]) * values.tumour[i] * slope[i];
   if (grad_organ_ == nullptr) return;
+  for (std::int64_t i = 0; i < count; ++i) of_organ[i] *= 1.0f - p[i] * values.tumour[i];
   const Type type = masks_.organ.array.type;
-  store(organ_slopes, chunk.size(), type,
+  store(of_organ, count, type,
         static_cast<char*>(grad_organ_) + (group * masks_.organ.volume.voxels() + chunk.first) * size_of(type));
 }
 

@@ -47,16 +47,16 @@ struct MaskBlock {
 };
 
 RSUPER_INLINE void add_mixed(const float* x, const MaskBlock& mask, BitSums& out) {
-  for (int round = 0; round < kRounds; ++round)
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const int i = round * kLanes + lane;
-      const Logistic y = logistic(x[i]);
-      out.sums[0].lanes[lane] += mask.weight[i] * mask.target[i] * y.minus_log_p;
-      out.sums[1].lanes[lane] += mask.weight[i] * mask.background[i] * y.minus_log_1p;
-      out.sums[2].lanes[lane] += mask.target[i] * y.probability;
-      out.sums[3].lanes[lane] += mask.background[i] * y.probability;
-      out.sums[4].lanes[lane] += mask.target[i] * y.complement;
-    }
+  float terms[kSums - 1][kBlock];
+  for (int i = 0; i < kBlock; ++i) {
+    const Logistic y = logistic(x[i]);
+    terms[0][i] = mask.weight[i] * mask.target[i] * y.minus_log_p;
+    terms[1][i] = mask.weight[i] * mask.background[i] * y.minus_log_1p;
+    terms[2][i] = mask.target[i] * y.probability;
+    terms[3][i] = mask.background[i] * y.probability;
+    terms[4][i] = mask.target[i] * y.complement;
+  }
+  for (int s = 0; s < kSums - 1; ++s) add_block(terms[s], out.sums[s]);
 }
 
 RSUPER_INLINE void background_slopes(const float* x, const float* grad, float* slopes) {
