@@ -11,6 +11,7 @@ from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
 FIGURES = RESULTS / "figures.json"
+REPORT = RESULTS / "figures.md"
 
 BUSY = 0.5
 """Load of the machine above which times mean little: two threads wait for the one that another program has stopped."""
@@ -129,21 +130,36 @@ def report(figures: Mapping[str, Any]) -> str:
 
 
 def readme(figures: Mapping[str, Any]) -> str:
-    """Everything, for the README."""
+    """What a user wants to know, for the README: times, memory, and the same losses in plain torch."""
+    losses = _head(["forward and backward", "ms", "copies", "extra memory"])
+    for row in figures["losses"].values():
+        cells = (_number(row["ms"]), f"{row['copies']:.1f}", f"{row['extra_memory']:.2f}")
+        losses.append(_line(row["title"], *cells))
+    others = _head(["against", "ms", "theirs, ms", "times as fast"])
+    for row in _named(figures["comparisons"]):
+        others.append(_line(row["title"], _number(row["ms"]), _number(row["their_ms"]), f"{row['times']:,.0f}"))
+    return "\n\n".join([caption(figures), "\n".join(losses), "\n".join(others)])
+
+
+def whole_report(figures: Mapping[str, Any]) -> str:
+    """Everything, against the limits that we set ourselves, as a page."""
     reasons = explanations(figures)
     parts = [
+        "# The figures, against the limits that we set ourselves",
+        "Written by `make bench`.",
         caption(figures),
         loss_table(figures["losses"], figures["memory_at_most"]),
         comparison_table(figures["comparisons"]),
         *(["What bounds the rows that are not met:", "\n".join(reasons)] if reasons else []),
     ]
-    return "\n\n".join(parts)
+    return "\n\n".join(parts) + "\n"
 
 
 def write(figures: Mapping[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
     rounded = json.loads(json.dumps(figures), parse_float=lambda number: round(float(number), 4))
     FIGURES.write_text(json.dumps(rounded, indent=1) + "\n")
+    REPORT.write_text(whole_report(rounded))
 
 
 def read() -> dict[str, Any]:

@@ -19,7 +19,10 @@ METRICS = ROOT / "docs" / "demo.json"
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 # The dtypes that an op takes, where that is not every float.
 OP_DTYPES = {
-    "dilate": ("bool",),
+    "dilate": ("bits",),
+    "pack_labels": ("any integer",),
+    "pack_masks": ("any",),
+    "unpack_masks": ("bits",),
     "ball_search": ("float32", "float64"),
     "ball_select": ("float32", "float64"),
     "rank_weights": ("float32", "float64"),
