@@ -132,19 +132,19 @@ def _total(edge: int) -> Step:
 
 # What bounds the rows that may miss their limit; the limits were set on a machine whose copies take five times longer.
 ARITHMETIC = (
-    "Two exponentials for each voxel of the reported planes, one in each direction: arithmetic, which a machine with "
-    "fast memory does no faster (the probabilities of the forward pass could be kept, in memory of a third of the logits)"
+    "Two exponentials for each voxel of the reported planes, one in each direction: arithmetic, which fast memory does "
+    "not speed up (the probabilities of the forward pass could be kept, in a third of the memory of the logits)"
 )
 GRADIENT = (
-    "Writing the gradient is half a copy by itself, and beside it stand the dilation by 15 mm and half a millisecond of "
-    "Python and autograd, which do not shrink with the copy"
+    "Writing the gradient is half a copy by itself, and beside it stand the dilation by 15 mm and half a millisecond "
+    "of Python and autograd, which do not shrink with the copy"
 )
 MASKS = "Reading the two float masks is a copy by itself; the rest as for the label map"
 PLATEAU = "On a plateau of equal probabilities no bound prunes: every centre of the region is scored"
 SHARE = "The second loss costs no second read of the logits, but its share of Python and autograd"
 TIES = (
-    "The public code's order of tied ranks, which compat keeps, comes from sorting the whole patch: a tenth of the time; "
-    "most of the rest is exponentials"
+    "The public code's order of tied ranks, which compat keeps, comes from sorting the whole patch: a tenth of the "
+    "time; most of the rest is exponentials"
 )
 
 CASES = {

@@ -60,24 +60,27 @@ class Region {
   const int threads_;
 };
 
+// `bodies` is null where the bodies of the plane's tumours need not stay apart.
 void place_on_plane(const Planes& planes, std::int64_t p, Word* core, Word* body, Word* ring, Word* bodies,
                     int threads) {
   const std::int64_t count = planes.grid.rows() * words_per_row(planes.grid.w);
   for (Word* words : {core, body, ring}) std::fill(words, words + count, Word{0});
-  std::fill(bodies, bodies + planes.tumours[p].size() * count, Word{0});
+  std::vector<Word> own(bodies == nullptr ? count : 0);
+  Word* found = bodies == nullptr ? own.data() : bodies;
   std::map<std::int64_t, Region> regions;
   for (const Tumour& tumour : planes.tumours[p]) {
     const Region& region =
         regions.try_emplace(tumour.mask, planes, planes.planes[p], tumour.mask, body, threads).first->second;
     Selection selection = tumour.selection;
     selection.centre = region.find(tumour.kernel).centre;
-    const Box box = select_in_ball(region.field(), selection, {nullptr, core, bodies, ring});
+    std::fill(found, found + count, Word{0});
+    const Box box = select_in_ball(region.field(), selection, {nullptr, core, found, ring});
     for_each_plane(planes.grid, box, [&](std::int64_t first, std::int64_t last) {
-      or_words(body + first, bodies + first, last - first);
+      or_words(body + first, found + first, last - first);
     });
     if (&tumour != &planes.tumours[p].back())
-      for (auto& [mask, other] : regions) other.remove(bodies, box);
-    bodies += count;
+      for (auto& [mask, other] : regions) other.remove(found, box);
+    if (bodies != nullptr) found += count;
   }
 }
 
@@ -92,7 +95,7 @@ void place_balls(const Planes& planes, Word* unions, Word* bodies, int threads) 
 #pragma omp parallel for num_threads(threads) schedule(dynamic) if (count > 1)
   for (std::int64_t p = 0; p < count; ++p)
     place_on_plane(planes, p, unions + p * words, unions + (count + p) * words, unions + (2 * count + p) * words,
-                   bodies + first[p] * words, inside);
+                   bodies == nullptr ? nullptr : bodies + first[p] * words, inside);
 }
 
 }  // namespace rsuper

@@ -119,7 +119,9 @@ def pseudo_masks(
     check_inputs(logits, findings)
     rules = get_recipe(recipe, **options)
     where = ReportRegions.of(logits, findings, regions, spacing, rules, impl)
-    targets = ball_targets(logits, findings, where, rules, known=_packed_known(known, logits, impl), impl=impl)
+    targets = ball_targets(
+        logits, findings, where, rules, known=_packed_known(known, logits, impl), keep_bodies=True, impl=impl
+    )
     placement = targets.placement
     return PseudoMasks(
         targets.sample,
@@ -160,6 +162,7 @@ def ball_targets(
     recipe: Recipe,
     *,
     known: BitMasks | None = None,
+    keep_bodies: bool = False,
     impl: str = "auto",
 ) -> BallTargets:
     """Pseudo-masks of the planes that take the ball loss; see `pseudo_masks`. `known` has a mask a plane of logits."""
@@ -182,7 +185,7 @@ def ball_targets(
         settled &= known[[b * logits.shape[1] + c for b, c in planes]]
     candidates = plane_candidates(findings, planes, volume, where.spacing, recipe)
     placement = place_tumours(
-        logits.detach(), sample, channel, dilated, candidates, open_ended, where.spacing, recipe, impl
+        logits.detach(), sample, channel, dilated, candidates, open_ended, where.spacing, recipe, keep_bodies, impl
     )
     penalised = (settled | allowed).minus(placement.tolerated)
     return BallTargets(sample, channel, members, placement, penalised)

@@ -68,7 +68,7 @@ class Placement:
     tumours: list[PlacedTumour]
     """Plane after plane, in the order of placing."""
     bodies: BitMasks
-    """The voxels of each of `tumours`."""
+    """The voxels of each of `tumours`; empty if they were not asked for."""
 
 
 def candidate(mask: int, tumour: Tumour, shape: Sequence[int], spacing: Spacing, recipe: Recipe) -> Candidate:
@@ -101,6 +101,7 @@ def place_tumours(
     open_ended: BitMasks,
     spacing: Spacing,
     recipe: Recipe,
+    keep_bodies: bool,
     impl: str = "auto",
 ) -> Placement:
     """Place the tumours of P planes, from large to small, each on voxels that no larger one took.
@@ -112,11 +113,15 @@ def place_tumours(
         candidates: per plane, its tumours in the order of placing.
         open_ended: P masks, where more tumour than described may be: tolerated.
         spacing: mm.
+        keep_bodies: whether the voxels of each tumour are needed apart.
 
     Source: Bassi et al., MICCAI 2025, Ball Loss.
     """
-    arguments = (logits, sample, channel, masks, candidates, spacing, recipe, impl)
-    placed = _place_anywhere(*arguments) if recipe.placement == "patch" else _place_in_regions(*arguments)
+    arguments = (logits, sample, channel, masks, candidates, spacing, recipe)
+    if recipe.placement == "patch":
+        placed = _place_anywhere(*arguments, impl)
+    else:
+        placed = _place_in_regions(*arguments, keep_bodies, impl)
     patch = logits[0, 0].numel()
     # filling a ball dilates the selection beyond its count
     limits = [
@@ -136,6 +141,7 @@ def _place_in_regions(
     candidates: Sequence[Sequence[Candidate]],
     spacing: Spacing,
     recipe: Recipe,
+    keep_bodies: bool,
     impl: str,
 ) -> Placed:
     """Each tumour on unassigned voxels of its S+."""
@@ -144,7 +150,9 @@ def _place_in_regions(
         [Ball(c.mask, c.diameter, tuple(_radii(c, shape, spacing, recipe)), c.voxels, c.counts) for c in plane]
         for plane in candidates
     ]
-    return place_balls(logits, masks, sample, channel, balls, spacing, sigma=recipe.sigma, impl=impl)
+    return place_balls(
+        logits, masks, sample, channel, balls, spacing, sigma=recipe.sigma, keep_bodies=keep_bodies, impl=impl
+    )
 
 
 def _place_anywhere(

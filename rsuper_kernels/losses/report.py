@@ -214,7 +214,10 @@ class ReportSupervisedLoss(nn.Module):
         if batch.trusted is not None and not batch.trusted.labels.is_floating_point():
             terms["segmentation"] = segmentation_term(logits, batch.trusted.labels, batch.trusted.known, impl)
         if reported and first:
-            targets = ball_targets(logits, findings, where, recipe, known=batch.labelled, impl=impl)
+            by_tumour = batch.ct is not None and recipe.attenuation_scope == "tumour"
+            targets = ball_targets(
+                logits, findings, where, recipe, known=batch.labelled, keep_bodies=by_tumour, impl=impl
+            )
             terms["ball"] = ball_term(logits, targets, recipe, impl)
         if reported and (not first or (only and recipe.single_head == "both")):
             terms["volume"] = volume_term(findings, groups, where)

@@ -223,16 +223,31 @@ def test_deterministic_and_without_gradient():
     assert torch.equal(masks.words, words)
 
 
-def operands(dtype: torch.dtype) -> tuple:
+def operands(dtype: torch.dtype, keep_bodies: bool) -> tuple:
     words = pack_masks(random_mask(2, *SHAPE)).words
     logits = random_logits(2, 2, *SHAPE, dtype=dtype)
     tables = ([0, 1], [1, 1], [2, 1], [0, 1, 0], [4.0, 5.0, 3.0], [3.0, 4.0, 5.0, 2.0], [1, 2, 1], [9, 20, 5])
-    return (logits, words, *tables, [8, 9, 10, 16, 20, 24, 4, 5, 6], list(SPACING), 1.5, "sigmoid", "auto")
+    return (logits, words, *tables, [8, 9, 10, 16, 20, 24, 4, 5, 6], list(SPACING), 1.5, keep_bodies, "sigmoid", "auto")
 
 
+@pytest.mark.parametrize("keep_bodies", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_opcheck(dtype):
-    torch.library.opcheck(torch.ops.rsuper.place_balls.default, operands(dtype))
+def test_opcheck(dtype, keep_bodies):
+    torch.library.opcheck(torch.ops.rsuper.place_balls.default, operands(dtype, keep_bodies))
+
+
+@pytest.mark.parametrize("impl", ["reference", "auto"])
+def test_bodies_need_not_be_kept(impl):
+    """The unions are the same, and no body comes back."""
+    logits = random_logits(1, 2, *SHAPE, dtype=torch.float32)
+    masks = pack_masks(random_mask(2, *SHAPE, density=0.8))
+    balls = [[ball(0, 5.0, 40), ball(1, 4.0, 20)], [ball(1, 3.0, 9)]]
+    arguments = (logits, masks, [0, 0], [0, 1], balls, SPACING)
+    kept = place_balls(*arguments, impl=impl)
+    without = place_balls(*arguments, keep_bodies=False, impl=impl)
+    assert without.bodies.shape == (0, *SHAPE)
+    for name in ("core", "body", "ring"):
+        assert torch.equal(getattr(without, name).words, getattr(kept, name).words)
 
 
 def test_compile():

@@ -27,7 +27,7 @@ struct Planes {
 };
 
 // Places each tumour on what its mask allows and the bodies of the plane's earlier ones left. unions [3, planes]: core,
-// body and ring of all tumours of a plane; bodies: of each tumour, plane after plane. Every word is written.
+// body and ring of all tumours of a plane; bodies: of each tumour, plane after plane, or null. Every word is written.
 void place_balls(const Planes& planes, Word* unions, Word* bodies, int threads);
 
 }  // namespace rsuper

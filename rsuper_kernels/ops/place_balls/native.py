@@ -26,6 +26,7 @@ def place_balls(
     counts: Sequence[int],
     spacing: Sequence[float],
     sigma: float | None,
+    keep_bodies: bool,
     activation: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Words of core, body and ring (3, P, D, H, words) and of the bodies (T, ...); see reference.py."""
@@ -37,7 +38,7 @@ def place_balls(
         for t, (m, rows, diameter, square, n) in enumerate(zip(mask, runs, diameters, squares, needed, strict=True))
     ]
     unions = native.empty((3, len(sample), *words.shape[1:]), torch.int64)
-    bodies = native.empty((len(tumours), *words.shape[1:]), torch.int64)
+    bodies = native.empty((len(tumours) if keep_bodies else 0, *words.shape[1:]), torch.int64)
     native.module().place_balls(
         native.address(logits),
         logits.shape[2:],
@@ -47,7 +48,7 @@ def place_balls(
         steps,
         activation == "sigmoid",
         unions.data_ptr(),
-        bodies.data_ptr(),
+        bodies.data_ptr() if keep_bodies else 0,
         native.threads(),
     )
     return unions, bodies

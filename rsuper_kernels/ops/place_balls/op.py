@@ -50,7 +50,7 @@ class Placed:
     mutates_args=(),
     schema="(Tensor logits, Tensor words, int[] sample, int[] channel, int[] tumour_counts, int[] mask, "
     "float[] diameters, float[] radii, int[] radius_counts, int[] needed, int[] counts, float[] spacing, "
-    "float? sigma, str activation, str impl) -> (Tensor, Tensor)",
+    "float? sigma, bool keep_bodies, str activation, str impl) -> (Tensor, Tensor)",
 )
 def _place_balls(logits: torch.Tensor, words: torch.Tensor, *tables: Any) -> tuple[torch.Tensor, torch.Tensor]:
     function = dispatch.select("place_balls", tables[-1], logits.device, logits.dtype)
@@ -68,8 +68,8 @@ def _(
     mask: Sequence[int],
     *tables: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    volume = words.shape[1:]
-    return words.new_empty(3, len(sample), *volume), words.new_empty(len(mask), *volume)
+    volume, keep_bodies = words.shape[1:], tables[-3]
+    return words.new_empty(3, len(sample), *volume), words.new_empty(len(mask) if keep_bodies else 0, *volume)
 
 
 def place_balls(
@@ -81,6 +81,7 @@ def place_balls(
     spacing: Sequence[float] = UNIT_SPACING,
     *,
     sigma: float | None = 1.5,
+    keep_bodies: bool = True,
     activation: str = "sigmoid",
     impl: str = "auto",
 ) -> Placed:
@@ -93,6 +94,7 @@ def place_balls(
         balls: per plane, its tumours in the order of placing.
         spacing: (sD, sH, sW) in mm.
         sigma: width of the Gaussian search kernel in radii; None for a flat ball. See `geometry.ball_kernel`.
+        keep_bodies: give the body of each tumour, too; without, `bodies` is empty, which saves its memory.
         activation: "sigmoid" for logits, "identity" if `logits` already holds probabilities.
         impl: "auto", "reference" or "cpu".
 
@@ -129,6 +131,7 @@ def place_balls(
         [count for ball in tumours for count in ball.counts],
         list(as_spacing(spacing)),
         sigma,
+        keep_bodies,
         activation,
         impl,
     )

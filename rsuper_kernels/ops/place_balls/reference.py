@@ -27,6 +27,7 @@ def place_balls(
     counts: Sequence[int],
     spacing: Sequence[float],
     sigma: float | None,
+    keep_bodies: bool,
     activation: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Words of core, body and ring of each plane (3, P, D, H, words), and of the body of each tumour (T, ...).
@@ -63,4 +64,4 @@ def place_balls(
         pack_masks(masks, planes, [1] * len(planes))
         for masks, planes in zip((unions.flatten(0, 1), bodies), one_each, strict=True)
     ]
-    return packed[0].unflatten(0, (3, len(sample))), packed[1]
+    return packed[0].unflatten(0, (3, len(sample))), packed[1] if keep_bodies else packed[1][:0]
