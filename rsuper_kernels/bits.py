@@ -59,6 +59,11 @@ class BitMasks:
     def __or__(self, other: BitMasks) -> BitMasks:
         return BitMasks(self.words | other.words, self.width)
 
+    def __ior__(self, other: BitMasks) -> BitMasks:
+        """In place, in this object's words."""
+        self.words.bitwise_or_(other.words)
+        return self
+
     def minus(self, other: BitMasks) -> BitMasks:
         """The voxels that are not in `other`."""
         return BitMasks((~other.words).bitwise_and_(self.words), self.width)

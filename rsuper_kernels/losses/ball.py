@@ -187,8 +187,8 @@ def ball_targets(
     placement = place_tumours(
         logits.detach(), sample, channel, dilated, candidates, open_ended, where.spacing, recipe, keep_bodies, impl
     )
-    penalised = (settled | allowed).minus(placement.tolerated)
-    return BallTargets(sample, channel, members, placement, penalised)
+    settled |= allowed
+    return BallTargets(sample, channel, members, placement, settled.minus(placement.tolerated))
 
 
 @torch.no_grad()

@@ -128,7 +128,8 @@ def place_tumours(
         patch if recipe.placement == "patch" else min(sum(c.counts[0] for c in plane), patch) for plane in candidates
     ]
     around = dilate(placed.ring, margin_element(recipe.tolerated_margin, spacing, recipe), impl=impl)
-    tolerated = (around | open_ended).minus(placed.core)
+    around |= open_ended
+    tolerated = around.minus(placed.core)
     tumours = [PlacedTumour(p, c.mask, c.tumour) for p, plane in enumerate(candidates) for c in plane]
     return Placement(placed.core, placed.body, tolerated, limits, tumours, placed.bodies)
 
