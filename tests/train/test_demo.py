@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -109,3 +111,12 @@ def test_back_to_the_case_grid():
     whole = to_case_grid(sample.ct[0].numpy(), sample, case.ct.shape)
     assert whole.shape == case.ct.shape
     assert np.array_equal(whole[sample.window], case.ct[sample.window])
+
+
+def test_a_missing_command_line_is_named(monkeypatch):
+    """On an install without the trainer's packages, `rsuper` says which extra has them."""
+    for name in [name for name in sys.modules if name.startswith(("rsuper_train", "typer"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "typer", None)
+    with pytest.raises(SystemExit, match=r"typer.* is not installed; .*pip install 'rsuper-kernels\[train\]'"):
+        importlib.import_module("rsuper_train.__main__").main()
