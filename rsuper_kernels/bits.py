@@ -51,7 +51,7 @@ class BitMasks:
         return self.words.shape[0]
 
     def __getitem__(self, rows: slice | Sequence[int]) -> BitMasks:
-        return BitMasks(self.words[rows], self.width)
+        return BitMasks(self.words[rows].contiguous(), self.width)
 
     def __and__(self, other: BitMasks) -> BitMasks:
         return BitMasks(self.words & other.words, self.width)

@@ -23,6 +23,13 @@ _TYPES = {
     torch.int64: 6,
 }
 _BITS = 7
+# Integers that are read as wider ones.
+_WIDER = {
+    torch.int8: torch.int16,
+    torch.uint16: torch.int32,
+    torch.uint32: torch.int64,
+    torch.uint64: torch.int64,
+}
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 # Bytes; smaller blocks come from the heap, which recycles them by itself.
 _SMALLEST_RECYCLED = 1 << 20
@@ -52,12 +59,15 @@ def _why_not() -> str:
     return ""
 
 
+def reads(dtype: torch.dtype) -> bool:
+    """Whether the compiled module reads a dtype as it is."""
+    return dtype in _TYPES
+
+
 def readable(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor, or a contiguous copy in a dtype that the compiled module reads."""
-    if tensor.dtype == torch.int8:
-        tensor = tensor.to(torch.int16)
-    elif tensor.dtype not in _TYPES:
-        tensor = tensor.to(torch.float32)
+    if not reads(tensor.dtype):
+        tensor = tensor.to(_WIDER.get(tensor.dtype, torch.float32))
     return tensor.contiguous()
 
 
@@ -73,7 +83,7 @@ def bits(words: torch.Tensor) -> tuple[int, int]:
 
 def holds_binary(tensor: torch.Tensor) -> bool:
     """Whether a tensor on the CPU is known to hold 0 and 1 only; without the compiled module nothing is known."""
-    if not available()[0] or tensor.dtype not in _TYPES or not tensor.is_contiguous():
+    if not available()[0] or not reads(tensor.dtype) or not tensor.is_contiguous():
         return False
     return bool(module().holds_binary(address(tensor), tensor.numel(), threads()))
 

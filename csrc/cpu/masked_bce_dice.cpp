@@ -3,6 +3,9 @@
 // read. Bits, the fast case, are in bce_dice_bits.h.
 #include "rsuper/masked_bce_dice.h"
 
+#include <stdexcept>
+#include <string>
+
 #include "rsuper/bce_dice_bits.h"
 #include "rsuper/blocks.h"
 
@@ -122,6 +125,10 @@ BceDiceTerm::BceDiceTerm(BceDiceMasks masks, std::vector<std::int64_t> planes, b
       targets_before_.push_back(before);
       before += count_row(word, row_words);
     }
+    if (before > masks.weight_stride)
+      throw std::invalid_argument("weights: expected one for each of " + std::to_string(before) +
+                                  " target voxels of group " + std::to_string(group) + ", got " +
+                                  std::to_string(masks.weight_stride));
   }
 }
 

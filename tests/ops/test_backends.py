@@ -9,7 +9,7 @@ import random
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rsuper_kernels import dispatch
@@ -18,6 +18,7 @@ from rsuper_kernels.ops.attenuation_stats import attenuation_stats
 from rsuper_kernels.ops.ball_search import ball_search
 from rsuper_kernels.ops.ball_select import ball_select, rank_weights
 from rsuper_kernels.ops.dilate import dilate
+from rsuper_kernels.ops.loss_sums import AttenuationStats, BceDice, RegionSums, loss_sums
 from rsuper_kernels.ops.masked_bce_dice import masked_bce_dice
 from rsuper_kernels.ops.pack_bits import pack_masks
 from rsuper_kernels.ops.place_balls import Ball, place_balls
@@ -127,6 +128,95 @@ def test_attenuation_stats(impl, seed, shape, turned, centre):
         lambda x, o, impl: attenuation_stats(ct.to(x.dtype), x, tumour, o, [0, 1, 1], [1, 0, 0], impl=impl),
         [logits, organ],
         seed,
+        atol=1e-6 * (centre + 60),
+    )
+
+
+KINDS_OF_CHUNKS = ["noise", "background", "unknown", "targets", "thirds"]
+
+
+def targets_and_known(kind: str, seed: int, shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise, everywhere known background, nowhere known, everywhere known target, or the first three by thirds."""
+    targets, known = noise(seed, 3, *shape) > 0.5, noise(seed + 1, 3, *shape) > -0.3
+    if kind == "thirds":
+        third = targets[0].numel() // 3
+        for masks, value in ((targets, False), (known, True)):
+            masks.flatten(1)[:, :third] = value
+        known.flatten(1)[:, third : 2 * third] = False
+    elif kind != "noise":
+        targets, known = torch.full_like(targets, kind == "targets"), torch.full_like(known, kind != "unknown")
+    return targets, known
+
+
+def compact(targets: torch.Tensor, seed: int) -> torch.Tensor:
+    """A weight for each target voxel of a group, and one to spare."""
+    return noise(seed, len(targets), int(targets.flatten(1).sum(1).max()) + 1).abs()
+
+
+# rows of a part of a word, of whole words, of both, and longer than a chunk of 2048 voxels
+rows_and_widths = st.tuples(*[st.sampled_from([1, 2, 5, 17])] * 2, st.sampled_from([1, 5, 63, 64, 65, 96, 130]))
+long_rows = st.tuples(st.sampled_from([1, 2]), st.sampled_from([1, 3]), st.sampled_from([2049, 4160]))
+activations = st.sampled_from(["sigmoid", "identity"])
+
+
+@backends("loss_sums")
+@given(
+    seed=seeds,
+    shape=rows_and_widths | long_rows,
+    dtype=st.sampled_from(FLOATS),
+    turned=st.booleans(),
+    kind=st.sampled_from(KINDS_OF_CHUNKS),
+    weighted=st.booleans(),
+    activation=activations,
+    scale=st.sampled_from([1.0, 8.0, 100.0, 1e4]),
+)
+@settings(max_examples=60)
+def test_loss_sums(impl, seed, shape, dtype, turned, kind, weighted, activation, scale):
+    logits = (scale * noise(seed, 2, 3, *shape).clamp(-1, 1)).to(dtype)
+    if activation == "identity":
+        logits = logits.sigmoid().clamp(0.05, 0.95)
+    targets, known = targets_and_known(kind, seed + 1, shape)
+    regions = pack_masks(noise(seed + 3, 2, *shape) > 0.5)
+    packed = pack_masks(targets), pack_masks(known)
+    weights = compact(targets, seed + 4) if weighted else None
+    # plane (1, 2) serves all terms, planes (0, 2) and (1, 1) none
+    terms = [RegionSums(regions, [1, 0], [2, 0]), BceDice(*packed, [0, 1, 1], [1, 2, 0], weights)]
+    terms.append(BceDice(packed[0].complement(), packed[1], [1, 1, 0], [2, 2, 0]))
+    compare(
+        impl,
+        lambda x, impl: torch.cat([part.flatten() for part in loss_sums(x, terms, activation=activation, impl=impl)]),
+        [strided(logits, turned)],
+        seed,
+        # 1 - p of a float32 probability carries the rounding of 1; exp(-|x|) loses relative digits beyond |x| = 30
+        atol=1e-6 if activation == "identity" else 1e-13,
+    )
+
+
+@backends("loss_sums")
+@given(
+    seed=seeds,
+    # dozens of voxels: of one or two, the sd is what rounding leaves of squares that cancel
+    shape=st.tuples(st.sampled_from([5, 17]), st.sampled_from([9, 17]), st.sampled_from([1, 5, 63, 64, 65, 130]))
+    | long_rows,
+    dtype=st.sampled_from(FLOATS),
+    turned=st.booleans(),
+    activation=activations,
+    centre=st.sampled_from([0.0, 40.0, 1000.0]),
+    window=st.sampled_from([(-30.0, 50.0), (-1000.0, 1010.0)]),
+)
+def test_loss_sums_with_ct(impl, seed, shape, dtype, turned, activation, centre, window):
+    logits = (2 * noise(seed, 2, 2, *shape)).to(dtype)
+    logits = logits if activation == "sigmoid" else logits.sigmoid()
+    ct = strided(centre + 20 * noise(seed + 1, 2, *shape), turned)
+    tumour, organ = (pack_masks(noise(seed + i, 3, *shape) > 0) for i in (2, 3))
+    planes = ([0, 1, 1], [1, 0, 0])
+    terms = [RegionSums(organ, *planes), AttenuationStats(ct, tumour, organ, *planes, window)]
+    compare(
+        impl,
+        lambda x, impl: torch.cat([part.flatten() for part in loss_sums(x, terms, activation=activation, impl=impl)]),
+        [strided(logits, turned)],
+        seed,
+        # as in test_attenuation_stats
         atol=1e-6 * (centre + 60),
     )
 

@@ -11,7 +11,15 @@ import torch
 
 from rsuper_kernels import dispatch, native
 from rsuper_kernels.bits import BitMasks
-from rsuper_kernels.checks import accumulation_dtype, check_device, check_planes, check_shape
+from rsuper_kernels.checks import (
+    accumulation_dtype,
+    check_choice,
+    check_device,
+    check_float,
+    check_full_precision,
+    check_planes,
+    check_shape,
+)
 
 for _op in ("loss_sums", "loss_sums_backward"):
     dispatch.register(_op, "reference", dispatch.Backend(f"rsuper_kernels.ops.loss_sums.reference:{_op}"))
@@ -45,7 +53,7 @@ class BceDice:
     Args:
         targets, known: G bit masks each.
         sample, channel: the plane of logits of each group.
-        weights: float32 (G, N) or None: weights of the cross-entropy of each group's target voxels by rising linear
+        weights: float32 or float64 (G, N) or None: weights of the cross-entropy of each group's target voxels by rising linear
             index, N at least their number; other voxels weigh 1.
     """
 
@@ -133,6 +141,8 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> N
 
 
 def _backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+    if any(ctx.needs_input_grad[1]):
+        raise NotImplementedError("loss_sums: gradients reach logits only; detach the weights")
     logits, *tensors = ctx.saved_tensors
     grad_logits = _loss_sums_backward(grad, logits, tensors, *ctx.tables)
     # torch takes an empty list for a list of tensors, which wants a list back
@@ -158,8 +168,11 @@ def loss_sums(
         its dtype.
 
     Raises:
-        TypeError, ValueError: shapes, devices or plane indices that do not fit, named.
+        TypeError, ValueError: shapes, dtypes, devices or plane indices that do not fit, named; on the CPU also fewer
+            weights than target voxels.
+        NotImplementedError: in backward, if weights require a gradient.
     """
+    check_choice("activation", activation, ("sigmoid", "identity"))
     for index, term in enumerate(terms):
         _check_term(f"terms[{index}]", logits, term)
     if not terms:
@@ -200,12 +213,18 @@ def _check_term(name: str, logits: torch.Tensor, term: Term) -> None:
             raise ValueError(f"{name}: expected bit masks of {(len(term.sample), *volume)}, got {mask.shape}")
         check_device(name, mask.words, "logits", logits)
     if isinstance(term, AttenuationStats):
+        check_float(f"{name}.ct", term.ct)
         check_shape(f"{name}.ct", term.ct, (logits.shape[0], *volume), "(B, D, H, W)")
+        check_device(f"{name}.ct", term.ct, "logits", logits)
+    if isinstance(term, BceDice) and term.weights is not None:
+        check_full_precision(f"{name}.weights", term.weights)
+        check_shape(f"{name}.weights", term.weights, (len(term.sample), *term.weights.shape[1:2]), "(G, N)")
+        check_device(f"{name}.weights", term.weights, "logits", logits)
 
 
 def _tensors(logits: torch.Tensor, term: Term) -> list[torch.Tensor]:
     """Three tensors: the bit masks' words, and the weights or the CT."""
-    none = logits.new_empty(0)
+    none = logits.new_zeros(0)
     words = [mask.words for mask in term.masks]
     if isinstance(term, RegionSums):
         return [*words, none, none]

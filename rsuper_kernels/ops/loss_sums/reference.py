@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from rsuper_kernels.bits import unpack
+from rsuper_kernels.checks import accumulation_dtype
 from rsuper_kernels.ops.attenuation_stats import reference as attenuation
 from rsuper_kernels.ops.masked_bce_dice import reference as bce_dice
 from rsuper_kernels.ops.region_sums import reference as regions
@@ -36,7 +37,7 @@ class _Term:
         if self.kind == 1:
             return bce_dice.masked_bce_dice(x, self.first, self.second, self._weights(), *planes, activation)
         return attenuation.attenuation_stats(
-            self._clipped(), x, self.first, self.second, *planes, self.options[2], activation
+            self._clipped(x), x, self.first, self.second, *planes, self.options[2], activation
         )
 
     def slopes(self, grad: torch.Tensor, x: torch.Tensor, activation: str) -> torch.Tensor:
@@ -48,11 +49,12 @@ class _Term:
                 grad.view(-1, 6), x, self.first, self.second, self._weights(), *planes, activation
             )
         return attenuation.attenuation_stats_backward(
-            grad.view(-1, 2, 3), self._clipped(), x, self.first, self.second, *planes, self.options[2], activation
+            grad.view(-1, 2, 3), self._clipped(x), x, self.first, self.second, *planes, self.options[2], activation
         )[0]
 
-    def _clipped(self) -> torch.Tensor:
-        return self.extra.clamp(self.options[0], self.options[1])
+    def _clipped(self, x: torch.Tensor) -> torch.Tensor:
+        # a CT of half precision would round the window
+        return self.extra.to(accumulation_dtype(x)).clamp(self.options[0], self.options[1])
 
     def _weights(self) -> torch.Tensor | None:
         return dense_weights(self.extra, self.first) if self.extra.numel() else None

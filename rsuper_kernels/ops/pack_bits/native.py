@@ -14,7 +14,7 @@ from rsuper_kernels.tables import split
 
 def pack_masks(masks: torch.Tensor, planes: Sequence[int], counts: Sequence[int]) -> torch.Tensor:
     """Words (G, D, H, ceil(W / 64)) of unions of masks; see reference.py."""
-    masks = native.readable(masks)
+    masks = native.readable(masks if native.reads(masks.dtype) else masks != 0)  # float32 would lose 1e-300
     out = native.empty((len(counts), *masks.shape[1:3], words_per_row(masks.shape[3])), torch.int64)
     native.module().pack_masks(
         native.address(masks), masks.shape[1:], split(planes, counts), out.data_ptr(), native.threads()

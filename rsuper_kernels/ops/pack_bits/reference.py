@@ -31,4 +31,4 @@ def pack_labels(labels: torch.Tensor, sample: Sequence[int], ids: Sequence[int],
 
 def unpack_masks(words: torch.Tensor, width: int) -> torch.Tensor:
     """Bool masks (N, D, H, W) of words (N, D, H, ceil(W / 64))."""
-    return unpack(words, width)
+    return unpack(words, width).contiguous()
