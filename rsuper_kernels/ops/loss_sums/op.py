@@ -53,8 +53,8 @@ class BceDice:
     Args:
         targets, known: G bit masks each.
         sample, channel: the plane of logits of each group.
-        weights: float32 or float64 (G, N) or None: weights of the cross-entropy of each group's target voxels by rising linear
-            index, N at least their number; other voxels weigh 1.
+        weights: float32 or float64 (G, N) or None: weights of the cross-entropy of each group's target voxels by rising
+            linear index, N at least their number; other voxels weigh 1.
     """
 
     targets: BitMasks
