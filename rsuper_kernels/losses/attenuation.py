@@ -150,7 +150,7 @@ def ct_volumes(ct: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         ct = ct[:, 0]
     check_shape("ct", ct, (logits.shape[0], *logits.shape[2:]), "(B, D, H, W)")
     check_device("ct", ct, "logits", logits)
-    return ct.detach() if ct.is_floating_point() else ct.float()
+    return ct.detach()
 
 
 def attenuation_features(stats: torch.Tensor, voxels: int) -> torch.Tensor:

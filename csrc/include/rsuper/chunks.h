@@ -36,7 +36,7 @@ class Chunks {
       : volume_(volume), rows_(std::max<std::int64_t>(kChunk / std::max<std::int64_t>(volume.width, 1), 1)),
         pieces_(std::max<std::int64_t>((volume.width + kChunk - 1) / kChunk, 1)) {}
 
-  std::int64_t count() const { return (volume_.rows + rows_ - 1) / rows_ * pieces_; }
+  std::int64_t count() const { return volume_.width == 0 ? 0 : (volume_.rows + rows_ - 1) / rows_ * pieces_; }
 
   Chunk operator[](std::int64_t index) const {
     const std::int64_t row = index / pieces_ * rows_, x = index % pieces_ * kChunk;

@@ -15,7 +15,6 @@ from rsuper_kernels.checks import (
     accumulation_dtype,
     check_choice,
     check_device,
-    check_float,
     check_full_precision,
     check_planes,
     check_shape,
@@ -53,8 +52,8 @@ class BceDice:
     Args:
         targets, known: G bit masks each.
         sample, channel: the plane of logits of each group.
-        weights: float32 or float64 (G, N) or None: weights of the cross-entropy of each group's target voxels by rising
-            linear index, N at least their number; other voxels weigh 1.
+        weights: (G, N), float32 or float64, or None: weights of the cross-entropy of each group's target voxels by
+            rising linear index, N at least their number; other voxels weigh 1.
     """
 
     targets: BitMasks
@@ -75,7 +74,7 @@ class AttenuationStats:
     """Soft statistics of the CT in tumour and organ, (G, 2, 3); see ops/attenuation_stats.
 
     Args:
-        ct: (B, D, H, W), any float dtype, HU.
+        ct: (B, D, H, W), any float or integer dtype, HU.
         tumour, organ: G bit masks each.
         sample, channel: the plane of logits of each group.
         window: HU to which the CT is clipped.
@@ -213,7 +212,6 @@ def _check_term(name: str, logits: torch.Tensor, term: Term) -> None:
             raise ValueError(f"{name}: expected bit masks of {(len(term.sample), *volume)}, got {mask.shape}")
         check_device(name, mask.words, "logits", logits)
     if isinstance(term, AttenuationStats):
-        check_float(f"{name}.ct", term.ct)
         check_shape(f"{name}.ct", term.ct, (logits.shape[0], *volume), "(B, D, H, W)")
         check_device(f"{name}.ct", term.ct, "logits", logits)
     if isinstance(term, BceDice) and term.weights is not None:
