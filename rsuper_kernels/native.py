@@ -32,7 +32,7 @@ _WIDER = {
 }
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 # Bytes; smaller blocks come from the heap, which recycles them by itself.
-_SMALLEST_RECYCLED = 1 << 20
+_SMALLEST_RECYCLED = 1 << 16
 
 
 def module() -> ModuleType:

@@ -23,7 +23,7 @@ constexpr double kUnderflow = 1e-34;
 struct Bounds {
   Box blocks;
   double error;  // relative
-  std::vector<float> values;
+  Scratch<float> values;
 
   const float* row(std::int64_t z, std::int64_t y) const {
     return values.data() + ((z - blocks.z0) * blocks.height() + y - blocks.y0) * blocks.width() - blocks.x0;
@@ -287,7 +287,7 @@ BestBall find_ball(const MaskedField& field, const Pyramid& sums, const BallKern
 
 BestBall ball_search(const float* probability, const std::uint8_t* available, const Grid& grid,
                      const BallKernel& kernel, int threads) {
-  const std::vector<Word> bits = packed(available, grid);
+  const Scratch<Word> bits = packed(available, grid);
   const MaskedField field({probability, Type::f32}, false, grid, bits.data());
   return find_ball(field, Pyramid(field, threads), kernel, threads);
 }

@@ -180,9 +180,9 @@ Box select_in_ball(const MaskedField& field, const Selection& selection, const s
 
 void ball_select(const float* probability, const std::uint8_t* available, const Grid& grid, const Selection& selection,
                  bool outside_competes, std::uint8_t* masks) {
-  const std::vector<Word> bits = packed(available, grid);
+  const Scratch<Word> bits = packed(available, grid);
   const MaskedField field({probability, Type::f32}, false, grid, bits.data());
-  std::vector<Word> words(bits.size() * (1 + selection.counts.size()));
+  Scratch<Word> words(bits.size() * (1 + selection.counts.size()));
   std::vector<Word*> targets;
   for (std::size_t k = 0; k <= selection.counts.size(); ++k) targets.push_back(words.data() + k * bits.size());
   select_in_ball(field, selection, targets);

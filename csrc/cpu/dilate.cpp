@@ -24,6 +24,7 @@
 #endif
 
 #include "rsuper/bit_rows.h"
+#include "rsuper/recycled.h"
 
 namespace rsuper {
 namespace {
@@ -86,7 +87,7 @@ class BitPlanes {
 
  private:
   std::int64_t rows_, words_;
-  std::vector<Word> bits_;
+  Scratch<Word> bits_;
 };
 
 struct RowRange {
@@ -224,7 +225,7 @@ class Dilation {
   // Calls body(plane, thread) for every plane, in parallel.
   template <typename Body>
   void for_each_plane(const Body& body) {
-#pragma omp parallel for num_threads(threads_) schedule(dynamic)
+#pragma omp parallel for num_threads(threads_) schedule(static)
     for (std::int64_t plane = 0; plane < planes_; ++plane) {
 #ifdef _OPENMP
       body(plane, omp_get_thread_num());

@@ -130,8 +130,8 @@ bool MaskedField::read(std::int64_t z, std::int64_t y, std::int64_t x, std::int6
   return true;
 }
 
-std::vector<Word> packed(const std::uint8_t* mask, const Grid& grid) {
-  std::vector<Word> words(grid.rows() * words_per_row(grid.w));
+Scratch<Word> packed(const std::uint8_t* mask, const Grid& grid) {
+  Scratch<Word> words(grid.rows() * words_per_row(grid.w));
   pack_masks({mask, Type::u8}, grid.rows(), grid.w, {{0}}, words.data(), 1);
   return words;
 }

@@ -7,6 +7,7 @@
 #include <map>
 
 #include "rsuper/ball_search.h"
+#include "rsuper/recycled.h"
 
 namespace rsuper {
 namespace {
@@ -47,14 +48,14 @@ class Region {
   }
 
  private:
-  static std::vector<Word> without(const Planes& planes, std::int64_t mask, const Word* taken) {
+  static Scratch<Word> without(const Planes& planes, std::int64_t mask, const Word* taken) {
     const std::int64_t count = planes.grid.rows() * words_per_row(planes.grid.w);
-    std::vector<Word> words(planes.masks + mask * count, planes.masks + (mask + 1) * count);
+    Scratch<Word> words(planes.masks + mask * count, planes.masks + (mask + 1) * count);
     for (std::int64_t i = 0; i < count; ++i) words[i] &= ~taken[i];
     return words;
   }
 
-  std::vector<Word> available_;
+  Scratch<Word> available_;
   MaskedField field_;
   Pyramid sums_;
   const int threads_;
@@ -65,7 +66,7 @@ void place_on_plane(const Planes& planes, std::int64_t p, Word* core, Word* body
                     int threads) {
   const std::int64_t count = planes.grid.rows() * words_per_row(planes.grid.w);
   for (Word* words : {core, body, ring}) std::fill(words, words + count, Word{0});
-  std::vector<Word> own(bodies == nullptr ? count : 0);
+  Scratch<Word> own(bodies == nullptr ? count : 0);
   Word* found = bodies == nullptr ? own.data() : bodies;
   std::map<std::int64_t, Region> regions;
   for (const Tumour& tumour : planes.tumours[p]) {

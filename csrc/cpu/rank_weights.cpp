@@ -8,6 +8,7 @@
 
 #include "rsuper/ball_select.h"
 #include "rsuper/logistic.h"
+#include "rsuper/recycled.h"
 
 namespace rsuper {
 namespace {
@@ -18,9 +19,9 @@ struct Ranked {
 };
 
 // Stable, by rising key, 11 bits at a time.
-std::vector<Ranked> sorted(std::vector<Ranked> items) {
+Scratch<Ranked> sorted(Scratch<Ranked> items) {
   constexpr int kDigit = 11;
-  std::vector<Ranked> out(items.size());
+  Scratch<Ranked> out(items.size());
   for (int shift = 0; shift < 32; shift += kDigit) {
     const auto digit = [shift](const Ranked& item) { return item.key >> shift & ((1u << kDigit) - 1); };
     std::array<std::uint32_t, (1 << kDigit) + 1> starts{};
@@ -33,7 +34,7 @@ std::vector<Ranked> sorted(std::vector<Ranked> items) {
 }
 
 // n d^rank / sum of d^i, rounded once.
-std::vector<float> weights_of_ranks(std::int64_t count, double concentration) {
+Scratch<float> weights_of_ranks(std::int64_t count, double concentration) {
   constexpr std::int64_t kBlock = 64;
   const double d = static_cast<float>(std::pow(1 - concentration, 1.0 / std::max<std::int64_t>(count, 1)));
   double fine[kBlock], total = 0;
@@ -45,7 +46,7 @@ std::vector<float> weights_of_ranks(std::int64_t count, double concentration) {
     }
   };
   for_each([&](std::int64_t, double power) { total += power; });
-  std::vector<float> weights(count);
+  Scratch<float> weights(count);
   for_each([&](std::int64_t rank, double power) { weights[rank] = static_cast<float>(power * count / total); });
   return weights;
 }
@@ -54,9 +55,9 @@ std::vector<float> weights_of_ranks(std::int64_t count, double concentration) {
 std::uint32_t falling_key(float probability) { return ~bit_cast<std::uint32_t>(probability + 0.0f); }
 
 // The weight of each item, by its place.
-void weigh(std::vector<Ranked> items, double concentration, float* weights) {
+void weigh(Scratch<Ranked> items, double concentration, float* weights) {
   items = sorted(std::move(items));
-  const std::vector<float> of_rank = weights_of_ranks(items.size(), concentration);
+  const Scratch<float> of_rank = weights_of_ranks(items.size(), concentration);
   for (std::size_t rank = 0; rank < items.size(); ++rank) weights[items[rank].place] = of_rank[rank];
 }
 
@@ -64,7 +65,7 @@ void weigh(std::vector<Ranked> items, double concentration, float* weights) {
 
 void rank_weights(const float* probability, const std::uint8_t* mask, std::int64_t voxels, double concentration,
                   float* weights) {
-  std::vector<Ranked> inside;
+  Scratch<Ranked> inside;
   for (std::int64_t i = 0; i < voxels; ++i)
     if (mask[i]) inside.push_back({falling_key(probability[i]), static_cast<std::uint32_t>(i)});
   std::fill(weights, weights + voxels, 0.0f);
@@ -75,7 +76,7 @@ void foreground_weights(const MaskedField& field, double concentration, std::int
   if (field.available() > limit)
     throw std::invalid_argument("limits: a mask holds " + std::to_string(field.available()) + " voxels, more than " +
                                 std::to_string(limit));
-  std::vector<Ranked> inside;
+  Scratch<Ranked> inside;
   inside.reserve(field.available());
   std::vector<float> row(field.grid().w + 2 * kLanes);
   const Box& box = field.extent();

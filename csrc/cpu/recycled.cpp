@@ -12,7 +12,27 @@
 namespace rsuper {
 namespace {
 
-constexpr std::align_val_t kPage{1 << 21};
+constexpr std::int64_t kLargePage = 1 << 21;
+constexpr std::align_val_t kAligned{4096}, kLargelyAligned{kLargePage};
+
+// Up to the next eighth of a power of two, so that what is nearly of a size is of that size.
+std::int64_t rounded(std::int64_t bytes) {
+  std::int64_t step = 1;
+  while (step * 16 <= bytes) step *= 2;
+  return (bytes + step - 1) / step * step;
+}
+
+void* from_system(std::int64_t bytes) {
+  if (bytes < kLargePage) return ::operator new(static_cast<std::size_t>(bytes), kAligned);
+  void* memory = ::operator new(static_cast<std::size_t>(bytes), kLargelyAligned);
+  prefer_large_pages(memory, bytes);
+  return memory;
+}
+
+void to_system(void* memory, std::int64_t bytes) {
+  ::operator delete(memory, bytes < kLargePage ? kAligned : kLargelyAligned);
+}
+
 
 struct Block {
   void* memory;
@@ -32,8 +52,7 @@ class Pool {
       kept_bytes_ -= bytes;
       kept_.erase(found);
     } else {
-      memory = ::operator new(static_cast<std::size_t>(bytes), kPage);
-      prefer_large_pages(memory, bytes);
+      memory = from_system(bytes);
     }
     used_[memory] = bytes;
     used_bytes_ += bytes;
@@ -62,7 +81,7 @@ class Pool {
   void drop_until(std::int64_t bytes) {
     while (kept_bytes_ > bytes) {
       kept_bytes_ -= kept_.front().bytes;
-      ::operator delete(kept_.front().memory, kPage);
+      to_system(kept_.front().memory, kept_.front().bytes);
       kept_.pop_front();
     }
   }
@@ -81,7 +100,7 @@ Pool& pool() {
 
 }  // namespace
 
-void* acquire(std::int64_t bytes) { return pool().acquire(bytes); }
+void* acquire(std::int64_t bytes) { return pool().acquire(rounded(bytes)); }
 void release(void* memory) { pool().release(memory); }
 void give_back() { pool().give_back(); }
 

@@ -4,10 +4,10 @@
 
 #include <cstdint>
 #include <cstdlib>
-#include <new>
 #include <vector>
 
 #include "rsuper/masked_field.h"
+#include "rsuper/recycled.h"
 
 namespace rsuper {
 
@@ -53,24 +53,6 @@ class KernelRows {
 // Tiles are worked on in blocks of kLanes centres along x and some rows along y.
 constexpr std::int64_t kTileHeight = 16, kTileWidth = 64;
 
-// Memory that starts with a cache line, so that no vector of lanes lies across two.
-template <typename T>
-struct LineAllocator {
-  using value_type = T;
-  static constexpr std::align_val_t kLine{64};
-
-  LineAllocator() = default;
-  template <typename U>
-  LineAllocator(const LineAllocator<U>&) {}
-  T* allocate(std::size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), kLine)); }
-  void deallocate(T* data, std::size_t) { ::operator delete(data, kLine); }
-  bool operator==(const LineAllocator&) const { return true; }
-  bool operator!=(const LineAllocator&) const { return false; }
-};
-
-template <typename T>
-using LineVector = std::vector<T, LineAllocator<T>>;
-
 // Two rows of a plane that weigh the same, as distances from its first.
 template <typename T>
 struct RowPair {
@@ -107,10 +89,10 @@ class TileScorer {
   Box tile_{};
   std::int64_t first_ = 0, stride_ = 0;   // of the lines: the first x, and how long they are
   std::vector<std::vector<RowPair<T>>> pairs_;  // of the disc at each distance along z
-  LineVector<float> lines_;              // the field around the tile's plane
+  Scratch<float> lines_;              // the field around the tile's plane
   std::vector<std::uint8_t> filled_;      // which of these lines can be other than 0
-  LineVector<T> widened_;                // [half width, line, lane]: the run's weighted sum around each lane
-  LineVector<T> scores_;                 // [block, z, y, lane]
+  Scratch<T> widened_;                // [half width, line, lane]: the run's weighted sum around each lane
+  Scratch<T> scores_;                 // [block, z, y, lane]
 };
 
 extern template class TileScorer<float>;

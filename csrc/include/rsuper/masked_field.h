@@ -10,6 +10,7 @@
 
 #include "rsuper/bit_rows.h"
 #include "rsuper/chunks.h"
+#include "rsuper/recycled.h"
 
 namespace rsuper {
 
@@ -78,13 +79,14 @@ class MaskedField final : public RowSource {
 };
 
 // A dense mask as bits.
-std::vector<Word> packed(const std::uint8_t* mask, const Grid& grid);
+Scratch<Word> packed(const std::uint8_t* mask, const Grid& grid);
 
 // Sums over blocks; places are those of blocks.
 class BlockSums final : public RowSource {
  public:
   // Without values: the pyramid writes them.
-  explicit BlockSums(const Box& blocks) : extent_(blocks), sums_(new float[size()]) {}
+  explicit BlockSums(const Box& blocks)
+      : extent_(blocks), sums_(static_cast<float*>(acquire(size() * sizeof(float))), release) {}
 
   const Box& extent() const override { return extent_; }
   bool read(std::int64_t z, std::int64_t y, std::int64_t x, std::int64_t count, float* out) const override;
@@ -100,7 +102,7 @@ class BlockSums final : public RowSource {
   std::int64_t size() const { return extent_.depth() * extent_.height() * extent_.width(); }
 
   Box extent_;
-  std::unique_ptr<float[]> sums_;
+  std::unique_ptr<float[], void (*)(void*)> sums_;
 };
 
 struct Pyramid {
