@@ -15,10 +15,10 @@ namespace {
 constexpr std::int64_t kLargePage = 1 << 21;
 constexpr std::align_val_t kAligned{4096}, kLargelyAligned{kLargePage};
 
-// Up to the next eighth of a power of two, so that what is nearly of a size is of that size.
+// Up to the next thirty-second of a power of two, so that what is nearly of a size is of that size.
 std::int64_t rounded(std::int64_t bytes) {
   std::int64_t step = 1;
-  while (step * 16 <= bytes) step *= 2;
+  while (step * 64 <= bytes) step *= 2;
   return (bytes + step - 1) / step * step;
 }
 
