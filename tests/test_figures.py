@@ -37,6 +37,6 @@ def test_a_limit_beyond_another_row(copies, met):
 
 def test_memory_is_explained_too_and_a_busy_machine_named():
     rows = measured(a=loss("a", 1.0, 2.0, extra_memory=0.3), b=loss("b", 3.0, 2.0))
-    assert figures.explanations(rows) == ["- Not explained yet: a; b."]
+    assert figures.explanations(rows) == ["- Not explained yet: b.", f"- {figures.MEMORY}: a."]
     assert "busy" not in figures.report(rows)
     assert "busy" in figures.report({**rows, "machine": {**MACHINE, "load": 3.0}})
