@@ -130,7 +130,7 @@ def _total(edge: int) -> Step:
     return Step.of(loss, *given.heads)
 
 
-# What bounds the rows that may miss their limit; the limits were set on a machine whose copies take several times longer.
+# What bounds the rows that may miss their limit. The limits were set where copies take several times longer.
 ARITHMETIC = (
     "Two exponentials for each voxel of the reported planes, one in each direction: arithmetic, which fast memory does "
     "not speed up (the probabilities of the forward pass could be kept, in a third of the memory of the logits)"
