@@ -34,12 +34,7 @@ class BitMasks:
     @classmethod
     def full(cls, count: int, volume: Sequence[int], device: torch.device) -> BitMasks:
         """Masks that hold every voxel of a volume (D, H, W)."""
-        masks = cls.zeros(count, volume, device)
-        masks.words.fill_(-1)
-        unused = -masks.width % WORD_BITS
-        if unused:
-            masks.words[..., -1] = (1 << (WORD_BITS - unused)) - 1
-        return masks
+        return cls.zeros(count, volume, device).complement()
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

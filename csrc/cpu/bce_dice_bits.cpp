@@ -89,9 +89,6 @@ RSUPER_INLINE bool is_background(const BitChunk& bits, const Chunk& chunk) {
   return (targets | unknown) == 0;
 }
 
-// The bits of a word that are voxels.
-RSUPER_INLINE Word voxel_bits(std::int64_t count) { return count == kBlock ? ~Word{0} : (Word{1} << count) - 1; }
-
 }  // namespace
 
 RSUPER_MULTIVERSION void add_bit_terms(const float* x, const BitChunk& bits, const Chunk& chunk, double* sums) {
@@ -114,7 +111,7 @@ RSUPER_MULTIVERSION void add_bit_terms(const float* x, const BitChunk& bits, con
       if (known == 0) continue;
       float padded[kBlock];
       const float* block = full_block(x + at.first, at.count, padded);
-      if (targets == 0 && known == voxel_bits(at.count)) {
+      if (targets == 0 && known == last_word_mask(at.count)) {
         add_background(block, out);
       } else {
         add_mixed(block, MaskBlock(targets, known, weight), out);
@@ -146,7 +143,7 @@ RSUPER_MULTIVERSION void add_bit_slopes(const float* x, const BitChunk& bits, co
       float padded[kBlock], rest[kBlock] = {};
       const float* block = full_block(x + at.first, at.count, padded);
       float* out = at.count == kBlock ? slopes + at.first : rest;
-      if (targets == 0 && known == voxel_bits(at.count)) {
+      if (targets == 0 && known == last_word_mask(at.count)) {
         background_slopes(block, grad, out);
       } else {
         mixed_slopes(block, MaskBlock(targets, known, weight), grad, out);

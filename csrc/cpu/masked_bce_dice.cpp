@@ -6,7 +6,6 @@
 #include <stdexcept>
 #include <string>
 
-#include "rsuper/bce_dice_bits.h"
 #include "rsuper/blocks.h"
 
 namespace rsuper {
@@ -141,11 +140,14 @@ const float* BceDiceTerm::weights_of(std::int64_t group, const Chunk& chunk) con
   return masks_.weights.as<float>() + group * masks_.weight_stride + before;
 }
 
+BitChunk BceDiceTerm::bits_of(std::int64_t group, const Chunk& chunk) const {
+  return {masks_.targets.words(group, chunk), masks_.known.words(group, chunk), masks_.known.row_words(),
+          weights_of(group, chunk)};
+}
+
 void BceDiceTerm::add(std::int64_t group, const Chunk& chunk, const float* x, double* partial) const {
   if (by_bits()) {
-    const BitChunk bits{masks_.targets.words(group, chunk), masks_.known.words(group, chunk),
-                        masks_.known.row_words(), weights_of(group, chunk)};
-    add_bit_terms(x, bits, chunk, partial);
+    add_bit_terms(x, bits_of(group, chunk), chunk, partial);
     return;
   }
   const MaskChunk mask(masks_, group, chunk, weights_of(group, chunk));
@@ -155,9 +157,7 @@ void BceDiceTerm::add(std::int64_t group, const Chunk& chunk, const float* x, do
 void BceDiceTerm::add_slopes(std::int64_t group, const Chunk& chunk, const float* x, const float* grad,
                              float* slopes) const {
   if (by_bits()) {
-    const BitChunk bits{masks_.targets.words(group, chunk), masks_.known.words(group, chunk),
-                        masks_.known.row_words(), weights_of(group, chunk)};
-    add_bit_slopes(x, bits, chunk, grad, slopes);
+    add_bit_slopes(x, bits_of(group, chunk), chunk, grad, slopes);
     return;
   }
   const MaskChunk mask(masks_, group, chunk, weights_of(group, chunk));

@@ -96,51 +96,45 @@ def attenuation_loss(
     rules = get_recipe(recipe, **options)
     groups = telling_groups(findings)
     where = ReportRegions.of(logits, findings, regions, spacing, rules, impl)
-    term = group_term(ct_volumes(ct, logits), findings, groups, where, rules)
+    term, attenuations = group_term(ct_volumes(ct, logits), findings, groups, where, rules)
     (stats,) = loss_sums(logits, [term], impl=impl)
-    return group_loss(stats, findings, groups, term, rules)
+    return attenuation_from_sums(stats, term, attenuations, rules)
 
 
 def group_term(
     ct: torch.Tensor, findings: Findings, groups: Sequence[int], where: ReportRegions, recipe: Recipe
-) -> AttenuationStats:
-    """What the attenuation loss of whole groups needs: the statistics of tumours in S+ and of the rest of S."""
+) -> tuple[AttenuationStats, list[str]]:
+    """What the attenuation loss of whole groups needs: statistics of tumours in S+ and of the rest of S; and what is
+    reported of them."""
     members = [findings.groups[g] for g in groups]
     masks, dilated = where.rows(groups)
     planes = ([m.sample for m in members], [int(m.channel) for m in members])
-    return AttenuationStats(ct, dilated, masks, *planes, recipe.window, EPS)
+    term = AttenuationStats(ct, dilated, masks, *planes, recipe.window, EPS)
+    return term, [group_attenuation(member) for member in members]
 
 
-def group_loss(
-    stats: torch.Tensor, findings: Findings, groups: Sequence[int], term: AttenuationStats, recipe: Recipe
-) -> torch.Tensor:
-    """The attenuation loss of whole groups, given the statistics of their `group_term`."""
-    losses = contrast_hinge(stats, [group_attenuation(findings.groups[g]) for g in groups], recipe)
-    present = term.organ.any()
-    return (losses * present).sum() / present.sum().clamp(min=1)
-
-
-def placed_term(ct: torch.Tensor, targets: BallTargets, where: ReportRegions, recipe: Recipe) -> AttenuationStats:
-    """What the attenuation loss of the placed tumours needs: their own voxels, and their region without tumours."""
+def placed_term(
+    ct: torch.Tensor, targets: BallTargets, where: ReportRegions, recipe: Recipe
+) -> tuple[AttenuationStats, list[str]]:
+    """The same of the placed tumours: their own voxels, and their region without tumours."""
     placement = targets.placement
-    rows = _telling_tumours(targets)
+    told = ("hypo", "iso", "hyper")
+    rows = [row for row, t in enumerate(placement.tumours) if t.tumour.attenuation in told]
     placed = [placement.tumours[row] for row in rows]
     bodies, taken = placement.bodies[rows], placement.body[[t.plane for t in placed]]
     masks, _ = where.rows([targets.groups[t.mask] for t in placed])
     planes = ([targets.sample[t.plane] for t in placed], [targets.channel[t.plane] for t in placed])
-    return AttenuationStats(ct, bodies, masks.minus(taken.minus(bodies)), *planes, recipe.window, EPS)
+    term = AttenuationStats(ct, bodies, masks.minus(taken.minus(bodies)), *planes, recipe.window, EPS)
+    return term, [t.tumour.attenuation for t in placed]
 
 
-def placed_loss(stats: torch.Tensor, targets: BallTargets, term: AttenuationStats, recipe: Recipe) -> torch.Tensor:
-    """The attenuation loss of the placed tumours, given the statistics of their `placed_term`."""
-    attenuations = [targets.placement.tumours[row].tumour.attenuation for row in _telling_tumours(targets)]
+def attenuation_from_sums(
+    stats: torch.Tensor, term: AttenuationStats, attenuations: Sequence[str], recipe: Recipe
+) -> torch.Tensor:
+    """The attenuation loss, given the statistics of its term: the mean over what is in the patch."""
     losses = contrast_hinge(stats, attenuations, recipe)
     present = term.tumour.any() & term.organ.any()
     return (losses * present).sum() / present.sum().clamp(min=1)
-
-
-def _telling_tumours(targets: BallTargets) -> list[int]:
-    return [row for row, t in enumerate(targets.placement.tumours) if t.tumour.attenuation in ("hypo", "iso", "hyper")]
 
 
 def ct_volumes(ct: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

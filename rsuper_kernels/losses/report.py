@@ -14,14 +14,13 @@ from rsuper_kernels.bits import BitMasks
 from rsuper_kernels.checks import check_device, check_shape
 from rsuper_kernels.findings import Findings
 from rsuper_kernels.losses.attenuation import (
+    attenuation_from_sums,
     ct_volumes,
-    group_loss,
     group_term,
-    placed_loss,
     placed_term,
     telling_groups,
 )
-from rsuper_kernels.losses.ball import BallTargets, ball_from_sums, ball_targets, ball_term
+from rsuper_kernels.losses.ball import ball_from_sums, ball_targets, ball_term
 from rsuper_kernels.losses.regions import ReportRegions, check_inputs, reported_known
 from rsuper_kernels.losses.segmentation import (
     UNKNOWN_ELEMENT,
@@ -31,7 +30,7 @@ from rsuper_kernels.losses.segmentation import (
 )
 from rsuper_kernels.losses.volume import volume_from_sums, volume_groups, volume_term
 from rsuper_kernels.ops.dilate import dilate
-from rsuper_kernels.ops.loss_sums import AttenuationStats, Term, loss_sums
+from rsuper_kernels.ops.loss_sums import Term, loss_sums
 from rsuper_kernels.ops.pack_bits import pack_masks, unpack_masks
 from rsuper_kernels.recipes import Recipe, get_recipe
 
@@ -222,7 +221,11 @@ class ReportSupervisedLoss(nn.Module):
         if reported and (not first or (only and recipe.single_head == "both")):
             terms["volume"] = volume_term(findings, groups, where)
         if first and batch.ct is not None:
-            terms["attenuation"] = self._attenuation_term(batch.ct, batch, targets)
+            if targets is not None and recipe.attenuation_scope == "tumour":
+                attenuation, attenuations = placed_term(batch.ct, targets, where, recipe)
+            else:
+                attenuation, attenuations = group_term(batch.ct, findings, telling_groups(findings), where, recipe)
+            terms["attenuation"] = attenuation
         sums = dict(zip(terms, loss_sums(logits, list(terms.values()), impl=impl), strict=True))
 
         losses: dict[str, torch.Tensor] = {}
@@ -240,30 +243,12 @@ class ReportSupervisedLoss(nn.Module):
         if "volume" in sums:
             loss = volume_from_sums(sums["volume"], findings, groups, where, recipe)
             losses["volume"] = self.report_weight * self.volume_weight * loss
-        if first and self.attenuation_weight > 0:
-            losses["attenuation"] = self.attenuation_weight * self._attenuation(logits, batch, targets, terms, sums)
+        if "attenuation" in sums:
+            loss = attenuation_from_sums(sums["attenuation"], attenuation, attenuations, recipe)
+            losses["attenuation"] = self.attenuation_weight * loss
+        elif first and self.attenuation_weight > 0:
+            losses["attenuation"] = logits.new_zeros((), dtype=torch.float32)
         return losses
-
-    def _attenuation_term(self, ct: torch.Tensor, batch: _Batch, targets: BallTargets | None) -> AttenuationStats:
-        if targets is not None and self.recipe.attenuation_scope == "tumour":
-            return placed_term(ct, targets, batch.where, self.recipe)
-        return group_term(ct, batch.findings, telling_groups(batch.findings), batch.where, self.recipe)
-
-    def _attenuation(
-        self,
-        logits: torch.Tensor,
-        batch: _Batch,
-        targets: BallTargets | None,
-        terms: dict[str, Term],
-        sums: dict[str, torch.Tensor],
-    ) -> torch.Tensor:
-        term = terms.get("attenuation")
-        if not isinstance(term, AttenuationStats):
-            return logits.new_zeros((), dtype=torch.float32)
-        if targets is not None and self.recipe.attenuation_scope == "tumour":
-            return placed_loss(sums["attenuation"], targets, term, self.recipe)
-        groups = telling_groups(batch.findings)
-        return group_loss(sums["attenuation"], batch.findings, groups, term, self.recipe)
 
     def _segmentation_known(
         self, logits: torch.Tensor, findings: Findings, where: ReportRegions, labelled: BitMasks | None

@@ -21,7 +21,7 @@ constexpr Word kLowBits = 0x0101010101010101;  // the lowest bit of each byte
 inline std::int64_t words_per_row(std::int64_t width) { return (width + kWordBits - 1) / kWordBits; }
 
 // The bits of a row's last word that are voxels.
-inline Word last_word_mask(std::int64_t width) {
+RSUPER_INLINE Word last_word_mask(std::int64_t width) {
   const std::int64_t used = width % kWordBits;
   return used == 0 ? ~Word{0} : (Word{1} << used) - 1;
 }
@@ -35,15 +35,6 @@ RSUPER_INLINE Word pack_bytes(Word bytes) {
 inline Word unpack_bits(Word bits) {
   const Word one_bit_per_byte = (bits & 0xff) * kLowBits & 0x8040201008040201;
   return (one_bit_per_byte + 0x7f * kLowBits) >> 7 & kLowBits;
-}
-
-// Calls body(first, count) for the voxels of each word of a row; the count is the constant 64 where a word is full,
-// so that compilers unroll what is inlined there.
-template <typename Body>
-inline void for_each_word(std::int64_t width, const Body& body) {
-  std::int64_t x = 0;
-  for (; x + kWordBits <= width; x += kWordBits) body(x, kWordBits);
-  if (x < width) body(x, width - x);
 }
 
 // Voxels of 0 or 1, a multiple of eight of them.
@@ -65,7 +56,9 @@ inline void unpack_word(Word word, std::uint8_t* voxels, std::int64_t count) {
 }
 
 inline void unpack_row(const Word* row, std::uint8_t* voxels, std::int64_t width) {
-  for_each_word(width, [&](std::int64_t x, std::int64_t count) { unpack_word(row[x / kWordBits], voxels + x, count); });
+  std::int64_t x = 0;
+  for (; x + kWordBits <= width; x += kWordBits) unpack_word(row[x / kWordBits], voxels + x, kWordBits);
+  if (x < width) unpack_word(row[x / kWordBits], voxels + x, width - x);
 }
 
 inline bool any_bit(const Word* row, std::int64_t words) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "rsuper/bce_dice_bits.h"
 #include "rsuper/masks.h"
 #include "rsuper/terms.h"
 
@@ -32,6 +33,7 @@ class BceDiceTerm : public Term {
  private:
   bool by_bits() const { return sigmoid_ && masks_.targets.is_bits(); }
   const float* weights_of(std::int64_t group, const Chunk& chunk) const;
+  BitChunk bits_of(std::int64_t group, const Chunk& chunk) const;
 
   const BceDiceMasks masks_;
   const bool sigmoid_;

@@ -10,7 +10,6 @@ struct Mask {
   Array array;
   Volume volume;
 
-  bool given() const { return array.data != nullptr; }
   bool is_bits() const { return array.type == Type::bits; }
   std::int64_t row_words() const { return words_per_row(volume.width); }
 

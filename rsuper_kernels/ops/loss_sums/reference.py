@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -66,36 +67,18 @@ def dense_weights(compact: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return torch.where(targets, compact.gather(1, order).view(targets.shape), 1)
 
 
-def loss_sums(
-    logits: torch.Tensor,
-    tensors: Sequence[torch.Tensor],
-    kinds: Sequence[int],
-    counts: Sequence[int],
-    sample: Sequence[int],
-    channel: Sequence[int],
-    options: Sequence[float],
-    activation: str,
-) -> torch.Tensor:
-    """The sums of all terms, flat, one term after the other."""
-    terms = _terms(logits, tensors, kinds, counts, sample, channel, options)
-    return torch.cat([term.sums(logits, activation).flatten() for term in terms])
+def loss_sums(logits: torch.Tensor, *tables: Any) -> torch.Tensor:
+    """The sums of all terms, flat, one term after the other; `tables` as op.py describes them."""
+    *rest, activation = tables
+    return torch.cat([term.sums(logits, activation).flatten() for term in _terms(logits, *rest)])
 
 
-def loss_sums_backward(
-    grad: torch.Tensor,
-    logits: torch.Tensor,
-    tensors: Sequence[torch.Tensor],
-    kinds: Sequence[int],
-    counts: Sequence[int],
-    sample: Sequence[int],
-    channel: Sequence[int],
-    options: Sequence[float],
-    activation: str,
-) -> torch.Tensor:
+def loss_sums_backward(grad: torch.Tensor, logits: torch.Tensor, *tables: Any) -> torch.Tensor:
     """Gradient of the logits, added up over the terms before it is rounded to their dtype."""
-    x = logits if logits.dtype == torch.float64 else logits.float()
+    *rest, activation = tables
+    x = logits.to(accumulation_dtype(logits))
     out, start = torch.zeros(x.shape, dtype=x.dtype, device=x.device), 0
-    for term in _terms(logits, tensors, kinds, counts, sample, channel, options):
+    for term in _terms(logits, *rest):
         size = (1, 6, 6)[term.kind] * len(term.sample)
         out += term.slopes(grad[start : start + size], x, activation)
         start += size
