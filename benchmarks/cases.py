@@ -136,15 +136,15 @@ ARITHMETIC = (
     "not speed up (the probabilities of the forward pass could be kept, in a third of the memory of the logits)"
 )
 GRADIENT = (
-    "Writing the gradient is half a copy by itself, and beside it stand the dilation by 15 mm and half a millisecond "
-    "of Python and autograd, which do not shrink with the copy"
+    "The gradient has to be written, and beside it stand the dilation by 15 mm and the fixed cost of Python and "
+    "autograd, which do not shrink with the copy"
 )
-MASKS = "Reading the two float masks is a copy by itself; the rest as for the label map"
+MASKS = "Reading the two float masks moves as many bytes as a copy; the rest as for the label map"
 PLATEAU = "On a plateau of equal probabilities no bound prunes: every centre of the region is scored"
 SHARE = "The second loss costs no second read of the logits, but its share of Python and autograd"
 TIES = (
-    "The public code's order of tied ranks, which compat keeps, comes from sorting the whole patch: a tenth of the "
-    "time; most of the rest is exponentials"
+    "The public code's order of tied ranks, which compat keeps, comes from sorting the whole patch; most of the rest "
+    "is exponentials"
 )
 
 CASES = {
@@ -225,7 +225,7 @@ def cascade_ball(logits: torch.Tensor, inputs: Scene) -> torch.Tensor:
 
 
 FLOOR = "So many times its speed would be less than a copy of the logits"
-SMALL = "At 64^3 a quarter of our time is Python and autograd; the ratio grows with patch and tumour"
+SMALL = "On a small patch the fixed cost of Python and autograd weighs most; the ratio grows with patch and tumour"
 DENSE = "Written leaner than the public code: kernels trimmed to the ball, only reported planes dilated"
 
 COMPARISONS = {

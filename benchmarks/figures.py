@@ -17,8 +17,8 @@ BUSY = 0.5
 """Load of the machine above which times mean little: two threads wait for the one that another program has stopped."""
 
 MEMORY = (
-    "Memory: bit masks, block sums and sorted ranks, and scratch that is kept for the next step; single measurements "
-    "differ by 0.02"
+    "Memory: bit masks, block sums and sorted ranks, and scratch that is kept for the next step; close to the limit, "
+    "single measurements fall on either side"
 )
 
 Row = dict[str, Any]
