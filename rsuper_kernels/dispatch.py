@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from rsuper_kernels import gpu
+
 logger = logging.getLogger(__name__)
 
 # In the order in which "auto" tries them.
@@ -40,9 +42,12 @@ class Backend:
     probe: str | None = None
     """ "package.module:function" that returns (available, reason); None: always available."""
 
-    def refusal(self, device: torch.device, dtype: torch.dtype | None = None) -> str | None:
-        """Why this backend cannot serve tensors on `device` of `dtype` (None: any), or None if it can."""
-        if self.devices is not None and device.type not in self.devices:
+    def refusal(self, device: torch.device, dtype: torch.dtype | None = None, emulated: bool = False) -> str | None:
+        """Why this backend cannot serve tensors on `device` of `dtype` (None: any), or None if it can.
+
+        emulated: an emulator runs its kernels on `device`.
+        """
+        if self.devices is not None and device.type not in self.devices and not emulated:
             return f"it runs on {' or '.join(self.devices)} tensors, and the tensor is on {device}"
         if self.dtypes is not None and dtype is not None and dtype not in self.dtypes:
             return f"it takes {', '.join(map(str, self.dtypes))}, and the tensor is {dtype}"
@@ -82,10 +87,19 @@ def register_native(room: str, op: str, *, dtypes: tuple[torch.dtype, ...] | Non
     register(op, "cpu", Backend(target, ("cpu",), dtypes, "rsuper_kernels.native:available"))
 
 
+def register_gpu(room: str, op: str, impl: str, *, dtypes: tuple[torch.dtype, ...] | None = None) -> None:
+    """Make ops/<room>/triton_kernel.py:<op> known as the "triton" backend of an op, or .../cuda.py:<op> as "cuda"."""
+    file = {"triton": "triton_kernel", "cuda": "cuda"}[impl]
+    probe = f"rsuper_kernels.gpu:{impl}_available"
+    register(op, impl, Backend(f"rsuper_kernels.ops.{room}.{file}:{op}", ("cuda",), dtypes, probe))
+
+
 def refusal(op: str, impl: str, device: torch.device, dtype: torch.dtype | None = None) -> str | None:
     """Why `impl` cannot serve `op` on `device` (and `dtype`, if given), or None if it can."""
     found = backend(op, impl)
-    return f"{op} has no {impl} implementation yet" if found is None else found.refusal(device, dtype)
+    if found is None:
+        return f"{op} has no {impl} implementation yet"
+    return found.refusal(device, dtype, gpu.stands_in(impl, device))
 
 
 @cache
@@ -107,7 +121,8 @@ def select(op: str, impl: str, device: torch.device, dtype: torch.dtype | None =
             raise BackendError(f'{op}: impl="{impl}" cannot run: {reason}')
         return load(_registry[op][impl].target)
     for name in IMPLEMENTATIONS:
-        reason = refusal(op, name, device, dtype)
+        # emulators serve those who ask for them
+        reason = "it is emulated" if gpu.stands_in(name, device) else refusal(op, name, device, dtype)
         if reason is None:
             return load(_registry[op][name].target)
         _log_once(f"{op}: {name} not used: {reason}")

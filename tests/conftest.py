@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every test starts from: fixed seeds, one thread, and uninitialised memory that shows."""
 
+import os
 import sys
+
+# Triton reads it where kernels are defined; a process without it compiles them (tests/emulation).
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
 import torch

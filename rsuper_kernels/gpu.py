@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How kernels reach a GPU. Importing this file needs neither Triton nor CuPy nor a GPU.
+
+Every launch goes through one launcher, in the order of torch's current stream and without waiting for the device.
+The tests replace the launcher by emulators (`stand_in`), which run the same calls on tensors of another device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+Argument = torch.Tensor | int | float
+
+
+class Launcher(Protocol):
+    """Runs kernels: a GPU, or an emulator of one."""
+
+    def triton(self, kernel: Any, grid: tuple[int, ...], arguments: Mapping[str, Any], warps: int) -> None:
+        """Run a kernel of `triton.jit`; `arguments` holds all its parameters by name, constexprs among them."""
+
+    def cuda(
+        self, source: str, kernel: str, grid: tuple[int, ...], threads: int, arguments: Sequence[Argument], shared: int
+    ) -> None:
+        """Run an `extern "C"` kernel of csrc/cuda/<source>.cu.
+
+        A tensor arrives as a pointer to its first element, an int as int64_t, a float as double; `shared` bytes are the
+        dynamic shared memory of a block.
+        """
+
+
+@dataclass(frozen=True)
+class _StandIn:
+    launcher: Launcher
+    device: str
+    impls: tuple[str, ...]
+
+
+_stand_ins: list[_StandIn] = []
+
+
+@contextlib.contextmanager
+def stand_in(launcher: Launcher, impls: Sequence[str] = ("cuda", "triton"), device: str = "cpu") -> Iterator[None]:
+    """Within the context, `impls` asked for by name also serve tensors on `device`, whose kernels `launcher` runs."""
+    _stand_ins.append(_StandIn(launcher, device, tuple(impls)))
+    try:
+        yield
+    finally:
+        _stand_ins.pop()
+
+
+def stands_in(impl: str, device: torch.device) -> bool:
+    """Whether an emulator serves `impl` on `device`."""
+    return any(impl in one.impls and one.device == device.type for one in _stand_ins)
+
+
+def triton_available() -> tuple[bool, str]:
+    """Whether Triton kernels can run here, and on what or why not."""
+    if any("triton" in one.impls for one in _stand_ins):
+        return True, "an emulator"
+    reason = _missing("triton", "pip install triton")
+    return _on_gpu(reason, "Triton")
+
+
+def cuda_available() -> tuple[bool, str]:
+    """Whether kernels in CUDA C++ can run here, and on what or why not."""
+    if any("cuda" in one.impls for one in _stand_ins):
+        return True, "an emulator"
+    reason = _missing("cupy", 'pip install "rsuper-kernels[gpu]"')
+    if not reason and torch.version.hip:
+        reason = "kernels in CUDA C++ need an NVIDIA GPU"
+    return _on_gpu(reason, "CuPy")
+
+
+def _on_gpu(reason: str, by: str) -> tuple[bool, str]:
+    if not reason and not torch.cuda.is_available():
+        reason = "torch finds no GPU"
+    return (False, reason) if reason else (True, f"{by} {_module(by.lower()).__version__}")
+
+
+@functools.cache  # the reason only: a cached exception would keep its traceback, and with it tensors, alive
+def _missing(module: str, remedy: str) -> str:
+    try:
+        _module(module)
+    except ModuleNotFoundError:
+        return f"{module} is not installed ({remedy})"
+    except ImportError as error:
+        return f"{module} does not load: {error}"
+    return ""
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(name)
+
+
+def launch_triton(kernel: Any, grid: tuple[int, ...], warps: int = 4, **arguments: Any) -> None:
+    """Run a Triton kernel over `grid`; nothing where the grid is empty. See `Launcher.triton`."""
+    if 0 not in grid:
+        _launcher().triton(kernel, grid, arguments, warps)
+
+
+def launch_cuda(
+    source: str, kernel: str, grid: tuple[int, ...], threads: int, *arguments: Argument, shared: int = 0
+) -> None:
+    """Run a kernel of csrc/cuda/<source>.cu over `grid`; nothing where it is empty. See `Launcher.cuda`."""
+    if 0 not in grid:
+        _launcher().cuda(source, kernel, grid, threads, arguments, shared)
+
+
+def _launcher() -> Launcher:
+    return _stand_ins[-1].launcher if _stand_ins else _Device()
+
+
+class _Device:
+    """The GPU that the arguments are on, and torch's current stream there."""
+
+    def triton(self, kernel: Any, grid: tuple[int, ...], arguments: Mapping[str, Any], warps: int) -> None:
+        with torch.cuda.device(_device_of(arguments.values())):
+            kernel[grid](**arguments, num_warps=warps)
+
+    def cuda(
+        self, source: str, kernel: str, grid: tuple[int, ...], threads: int, arguments: Sequence[Argument], shared: int
+    ) -> None:
+        device = _device_of(arguments)
+        cupy = _module("cupy")
+        with torch.cuda.device(device), cupy.cuda.Device(device.index):
+            function = _compiled(source, device.index).get_function(kernel)
+            stream = cupy.cuda.ExternalStream(torch.cuda.current_stream(device).cuda_stream, device.index)
+            with stream:
+                function(grid, (threads,), tuple(as_scalar(argument) for argument in arguments), shared_mem=shared)
+
+
+def as_scalar(argument: Argument) -> Any:
+    """What a kernel in CUDA C++ receives: an address, an int64_t or a double."""
+    if isinstance(argument, torch.Tensor):
+        return np.uintp(argument.data_ptr())
+    return np.float64(argument) if isinstance(argument, float) else np.int64(argument)
+
+
+def _device_of(arguments: Any) -> torch.device:
+    device: torch.device = next(argument.device for argument in arguments if isinstance(argument, torch.Tensor))
+    return device
+
+
+# Without contraction: which voxels a ball holds is decided in double, by the same roundings as on the CPU.
+COMPILE_OPTIONS = ("--std=c++17", "--fmad=false")
+
+
+def sources() -> Path:
+    """The folder csrc, in a checkout or in an installed package."""
+    here = Path(__file__).resolve().parent
+    return next(folder for folder in (here / "csrc", here.parent / "csrc") if folder.is_dir())
+
+
+@functools.cache
+def _compiled(source: str, device: int) -> Any:
+    """A source as CuPy's module on a device; NVRTC compiles it once for each kind of device, CuPy keeps it on disk."""
+    folder = sources()
+    code = (folder / "cuda" / f"{source}.cu").read_text()
+    options = (*COMPILE_OPTIONS, f"-I{folder / 'include'}")
+    return _module("cupy").RawModule(code=code, options=options)
+
+
+@functools.lru_cache(maxsize=512)
+def _uploaded(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    table = torch.tensor(values, dtype=dtype)
+    # from pinned memory the copy does not wait; torch keeps that memory until the copy is done
+    return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table.to(device)
+
+
+_captured: list[torch.Tensor] = []
+
+
+def table(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Numbers that the host knows, on a device; equal tables are shared, so do not write to one.
+
+    Nothing waits. While a CUDA graph is captured, tables of an earlier call with equal numbers are used, and kept for
+    good: warm up with the same findings first.
+    """
+    uploaded = _uploaded(tuple(values), dtype, device)
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        _captured.append(uploaded)
+    return uploaded
+
+
+@functools.lru_cache(maxsize=64)
+def _counters_of(device: torch.device, stream: int) -> torch.Tensor:
+    return torch.zeros(COUNTERS, dtype=torch.int32, device=device)
+
+
+# More planes and groups than any batch has.
+COUNTERS = 1 << 16
+
+
+def counters(device: torch.device) -> torch.Tensor:
+    """Int32 zeros (COUNTERS,) for kernels whose programs count how many of them are done.
+
+    They belong to the current stream, where kernels follow each other, and each kernel leaves zeros behind.
+    """
+    if device.type != "cuda":
+        return _counters_of(device, 0)
+    if torch.cuda.is_current_stream_capturing():
+        return torch.zeros(COUNTERS, dtype=torch.int32, device=device)
+    return _counters_of(device, torch.cuda.current_stream(device).cuda_stream)
