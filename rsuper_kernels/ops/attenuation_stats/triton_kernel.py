@@ -18,17 +18,20 @@ def soft_masks(p, tumour, organ):
 
 
 @triton.jit
-def moments(values, mask):
-    """Weight, mean and squares about the mean of a tile."""
-    weight = tl.sum(mask)
-    total = tl.where(weight > 0, weight, 1.0)
-    centre = tl.sum(mask * values) / total
+def with_moments(weight, mean, squares, values, mask):
+    """Weight, mean and squares about the mean, joined with those of more values."""
+    more = tl.sum(mask)
+    positive = tl.where(more > 0, more, 1.0)
+    centre = tl.sum(mask * values) / positive
     # about the centre again, for what its rounding left
     distance = values - centre
     first = tl.sum(mask * distance)
-    squares = tl.sum(mask * distance * distance)
-    shift = first / total
-    return weight, centre + shift, tl.maximum(squares - shift * first, 0.0)
+    own = tl.maximum(tl.sum(mask * distance * distance) - first * first / positive, 0.0)
+    # Chan, Golub and LeVeque, 1979
+    total = weight + more
+    share = more / tl.where(total > 0, total, 1.0)
+    apart = centre + first / positive - mean
+    return total, mean + apart * share, squares + own + apart * apart * weight * share
 
 
 @triton.jit
