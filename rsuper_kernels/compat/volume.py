@@ -101,8 +101,8 @@ def volume_from_sums(
     tolerance: float,
     class_weights: torch.Tensor | None,
 ) -> dict[str, torch.Tensor]:
-    """The volume loss, given the sums (B * C') of its `volume_term`."""
-    predicted = sums.view(-1, batch.lesions)
+    """The volume loss, given the sums (B * C', 2) of its `volume_term`."""
+    predicted = sums[:, 0].view(-1, batch.lesions)
     reported = tumor_volumes.to(predicted).flatten(1).sum(1, keepdim=True) * batch.region.any().view_as(predicted)
     losses = dice_based_volume_loss(predicted, reported, tolerance=tolerance)
     if class_weights is not None:

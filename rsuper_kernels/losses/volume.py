@@ -80,7 +80,7 @@ def volume_groups(findings: Findings, recipe: Recipe) -> list[int]:
 
 
 def volume_term(findings: Findings, groups: Sequence[int], where: ReportRegions) -> RegionSums:
-    """What the volume loss of `groups` needs of the logits: the probability in each S+."""
+    """What the volume loss of `groups` needs of the logits: the probability in each S+, and its voxels."""
     members = [findings.groups[g] for g in groups]
     return RegionSums(where.rows(groups)[1], [m.sample for m in members], [int(m.channel) for m in members])
 
@@ -88,15 +88,14 @@ def volume_term(findings: Findings, groups: Sequence[int], where: ReportRegions)
 def volume_from_sums(
     sums: torch.Tensor, findings: Findings, groups: Sequence[int], where: ReportRegions, recipe: Recipe
 ) -> torch.Tensor:
-    """The volume loss of `groups`, given the sums (G,) of their `volume_term`."""
+    """The volume loss of `groups`, given the sums (G, 2) of their `volume_term`."""
     members = [findings.groups[g] for g in groups]
-    predicted = sums * voxel_volume(where.spacing)
+    predicted, present = sums[:, 0] * voxel_volume(where.spacing), sums[:, 1].detach() > 0
     table = [(member.volume, _least_volume(member, recipe), member.open_ended) for member in members]
     reported, least, open_ended = predicted.new_tensor(table).view(-1, 3).unbind(1)
     # of unknown size or count: only volumes that no such tumours can have are pulled to the nearer bound
     bound = predicted.detach().clamp(max=UNKNOWN_VOLUMES[1]).maximum(least)
     target, tolerance = torch.where(open_ended > 0, bound, reported), recipe.tolerance * (1 - open_ended)
-    present = where.rows(groups)[1].any()
     losses = volume_curve(predicted, target, tolerance, recipe.smoothing) * present
     if recipe.volume_mean == "channels":
         return losses.sum() / (findings.batch_size * max(len(findings.lesion_channels or ()), 1))
