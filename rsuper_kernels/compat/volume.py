@@ -12,7 +12,7 @@ from rsuper_kernels.bits import BitMasks
 from rsuper_kernels.checks import accumulation_dtype, check_float, check_ndim, check_shape
 from rsuper_kernels.compat.channels import ClassNames, LesionPlanes, merged_weights, read_class_names
 from rsuper_kernels.compat.masks import dilated_bits
-from rsuper_kernels.losses.volume import volume_curve
+from rsuper_kernels.ops.curves import volume_curve
 from rsuper_kernels.ops.loss_sums import RegionSums, loss_sums
 
 

@@ -17,9 +17,9 @@ from rsuper_kernels.checks import check_device, check_shape
 from rsuper_kernels.findings import Findings
 from rsuper_kernels.losses.placement import PlacedTumour, Placement, place_tumours, plane_candidates
 from rsuper_kernels.losses.regions import ReportRegions, check_inputs, settling_rows
-from rsuper_kernels.losses.segmentation import adaptive_dice, mean_dice
 from rsuper_kernels.ops.ball_select import foreground_weights
 from rsuper_kernels.ops.combine import ALL, AND, MINUS, OR, Step, combine
+from rsuper_kernels.ops.curves import bce_dice
 from rsuper_kernels.ops.loss_sums import BceDice, loss_sums
 from rsuper_kernels.ops.pack_bits import pack_masks, unpack_masks
 from rsuper_kernels.recipes import Recipe, get_recipe
@@ -97,7 +97,7 @@ def ball_loss(
     where = ReportRegions.of(logits, findings, regions, spacing, rules, impl)
     targets = ball_targets(logits, findings, where, rules, known=_packed_known(known, logits, impl), impl=impl)
     (sums,) = loss_sums(logits, [ball_term(logits, targets, rules, impl)], impl=impl)
-    return ball_from_sums(sums, findings, targets, rules)
+    return ball_from_sums(sums, findings, targets, rules, impl)
 
 
 def pseudo_masks(
@@ -219,21 +219,23 @@ def ball_term(logits: torch.Tensor, targets: BallTargets, recipe: Recipe, impl: 
 
 
 def ball_from_sums(
-    sums: torch.Tensor, findings: Findings, targets: BallTargets, recipe: Recipe
+    sums: torch.Tensor, findings: Findings, targets: BallTargets, recipe: Recipe, impl: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy and Dice, averaged as the recipe says, given the sums (P, 6) of the `ball_term`."""
-    positive_bce, negative_bce, tp, fp, fn, known = sums.unbind(1)
-    voxels = (tp + fn).detach().round()
-    if recipe.bce_mean == "own":
-        bce = positive_bce / voxels.clamp(min=1) + negative_bce / (known.detach() - voxels).clamp(min=1)
-    else:
-        bce = (positive_bce + negative_bce) / math.prod(targets.penalised.shape[1:])
-    dice = adaptive_dice(tp, fp, fn, dim=None, empty=recipe.empty_dice)
-    if recipe.ball_mean == "planes":
-        return bce.sum() / max(len(bce), 1), mean_dice(dice, voxels, recipe.empty_dice)
-    shares = [1 / (targets.sample.count(sample) * findings.batch_size) for sample in targets.sample]
-    weights = bce.new_tensor(shares)
-    return (bce * weights).sum(), (dice * weights).sum()
+    planes = max(len(sums), 1)
+    shares = [1 / planes] * len(sums)
+    if recipe.ball_mean == "samples":
+        shares = [1 / (targets.sample.count(sample) * findings.batch_size) for sample in targets.sample]
+    mean_of_present = recipe.ball_mean == "planes" and recipe.empty_dice == "skip"
+    return bce_dice(
+        sums[None],
+        shares,
+        [1.0] * len(sums) if mean_of_present else shares,
+        voxels=0 if recipe.bce_mean == "own" else math.prod(targets.penalised.shape[1:]),
+        empty=recipe.empty_dice,
+        mean_of_present=mean_of_present,
+        impl=impl,
+    )
 
 
 class BallLoss(nn.Module):

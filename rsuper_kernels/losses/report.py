@@ -233,17 +233,17 @@ class ReportSupervisedLoss(nn.Module):
         losses: dict[str, torch.Tensor] = {}
         if batch.trusted is not None:
             if "segmentation" in sums:
-                bce, dice = segmentation_from_sums(sums["segmentation"], logits, None, recipe)
+                bce, dice = segmentation_from_sums(sums["segmentation"], logits, None, recipe, impl)
             else:  # soft labels
                 known = unpack_masks(batch.trusted.known, impl=impl).view(logits.shape)
                 bce, dice = segmentation_terms(logits, batch.trusted.labels, known, recipe=recipe, impl=impl)
             losses["segmentation"] = self.segmentation_weight * (bce + dice)
         if targets is not None:
-            bce, dice = ball_from_sums(sums["ball"], findings, targets, recipe)
+            bce, dice = ball_from_sums(sums["ball"], findings, targets, recipe, impl)
             losses["ball_bce"] = self.report_weight * self.ball_bce_weight * bce
             losses["ball_dice"] = self.report_weight * self.ball_dice_weight * dice
         if "volume" in sums:
-            loss = volume_from_sums(sums["volume"], findings, groups, where, recipe)
+            loss = volume_from_sums(sums["volume"], findings, groups, where, recipe, impl)
             losses["volume"] = self.report_weight * self.volume_weight * loss
         if "attenuation" in sums:
             loss = attenuation_from_sums(sums["attenuation"], attenuation, attenuations, recipe)
