@@ -7,10 +7,11 @@ import itertools
 from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
 
 from rsuper_kernels import gpu
-from rsuper_kernels.geometry import Pass, merged_runs
+from rsuper_kernels.geometry import merged_runs
 
 _THREADS = 256
 
@@ -25,18 +26,23 @@ def dilate(
 ) -> torch.Tensor:
     """Words of the dilated masks (N, D, H, ceil(W / 64)); see reference.py."""
     masks = words = words.contiguous()
-    *others, last = merged_runs(tuple(map(tuple, runs.tolist())), tuple(passes))
+    depth, height = words.shape[1:3]
+    *others, last = _packed(runs.numpy().tobytes(), tuple(passes), (depth, height, width))
     for one in others:
         words = _launch(words, masks, width, one, (), ())
     return _launch(words, masks, width, last, apart, apart_counts)
 
 
 def _launch(
-    words: torch.Tensor, masks: torch.Tensor, width: int, runs: Pass, apart: Sequence[int], apart_counts: Sequence[int]
+    words: torch.Tensor,
+    masks: torch.Tensor,
+    width: int,
+    packed: tuple[int, ...],
+    apart: Sequence[int],
+    apart_counts: Sequence[int],
 ) -> torch.Tensor:
     count, depth, height, row_words = words.shape
     out = torch.empty_like(words)
-    packed = _packed(runs, (depth, height, width))
     blocks = -(-depth * height * row_words // _THREADS)
     gpu.launch_cuda(
         "dilate",
@@ -59,15 +65,18 @@ def _launch(
 
 
 @lru_cache(maxsize=64)
-def _packed(runs: Pass, volume: tuple[int, int, int]) -> tuple[int, ...]:
-    """Runs as csrc/cuda/dilate.cu reads them; without those that lead out of the volume from everywhere in it."""
+def _packed(runs: bytes, passes: tuple[int, ...], volume: tuple[int, int, int]) -> tuple[tuple[int, ...], ...]:
+    """Merged passes as csrc/cuda/dilate.cu reads them; without runs that leave the volume from everywhere in it."""
     depth, height, width = volume
-    inside = [
-        (min(half_width, width - 1), dz, dy) for dz, dy, half_width in runs if abs(dz) < depth and abs(dy) < height
-    ]
-    return tuple(
-        half_width << 32 | (dz & 0xFFFF) << 16 | (dy & 0xFFFF) for half_width, dz, dy in sorted(inside, reverse=True)
-    )
+    rows = np.frombuffer(runs, dtype=np.int32).reshape(-1, 3).tolist()
+    packed = []
+    for one in merged_runs(tuple(map(tuple, rows)), passes):
+        inside = [
+            (min(half_width, width - 1), dz, dy) for dz, dy, half_width in one if abs(dz) < depth and abs(dy) < height
+        ]
+        inside.sort(reverse=True)
+        packed.append(tuple(half_width << 32 | (dz & 0xFFFF) << 16 | dy & 0xFFFF for half_width, dz, dy in inside))
+    return tuple(packed)
 
 
 @lru_cache(maxsize=256)
