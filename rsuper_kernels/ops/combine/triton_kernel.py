@@ -47,7 +47,7 @@ def combine_kernel(
     every = tl.where(left < 64, (tl.full([WORDS], 1, tl.int64) << tl.minimum(left, 63)) - 1, -1)
     start = 0
     for o in range(outputs):
-        end = tl.load(steps + o)
+        end = tl.load(steps + o).to(tl.int32)
         made = tl.zeros([WORDS], tl.int64)
         for step in range(start, end):
             operation = tl.load(steps + outputs + 2 * step)
