@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process that compiles Triton kernels for `compiler.py`. It answers requests on its standard input until that ends.
+"""The process that compiles Triton kernels for `compiler.py`; it answers requests until its standard input ends.
 
 Types, constants and alignments are found by the functions that Triton's JIT itself uses at a launch.
 """

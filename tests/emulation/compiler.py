@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles kernels for GPUs that are not here: Triton's in a process of its own without TRITON_INTERPRET, CUDA C++ by nvcc.
+"""Compiles for GPUs that are not here: Triton kernels in a process without TRITON_INTERPRET, CUDA C++ by nvcc.
 
 No driver and no GPU is needed. Triton keeps what it compiled in its own cache, and nvcc's output is kept beside it.
 """

@@ -76,7 +76,7 @@ def parse(text: str, entry: str | None = None) -> Program:
     program = Program(entry)
     program.parameters = functions[entry].inputs
     _Reader(program, functions).read(functions[entry], "", {})
-    used = set(_NAME.findall("\n".join(instruction.text for instruction in program.instructions)))
+    used = {name for i in program.instructions for operand in i.operands for name in _NAME.findall(operand)}
     for function in functions.values():
         text = text.replace(function.body, "")
     for found in _ARRAY.finditer(text):
@@ -186,7 +186,7 @@ class _Reader:
             elif statement.startswith("."):
                 self._declare(statement, names[-1])
             else:
-                self._append(self._renamed(statement, names), end)
+                self._append(self._renamed(statement, names), statement, end)
 
     def _prefix(self) -> str:
         self._scopes += 1
@@ -226,7 +226,7 @@ class _Reader:
         guard, opcode, operands = re.fullmatch(r"(@!?\s*\S+\s+)?(\S+)\s*(.*)", statement).groups()
         return _NAME.sub(rename, guard or "") + opcode + " " + _NAME.sub(rename, operands)
 
-    def _append(self, statement: str, end: str) -> None:
+    def _append(self, statement: str, text: str, end: str) -> None:
         guard, opcode, operands = re.fullmatch(r"(@!?\s*\S+\s+)?(\S+)\s*(.*)", statement).groups()
         negated = (guard or "").startswith("@!")
         guard = guard.strip("@! ") if guard else None
@@ -237,7 +237,7 @@ class _Reader:
         if name == "ret" and end:
             name, modifiers, operands = "bra", ["uni"], end
         self._program.instructions.append(
-            Instruction(name, tuple(modifiers), tuple(split(operands)), guard, negated, statement.strip())
+            Instruction(name, tuple(modifiers), tuple(split(operands)), guard, negated, text)
         )
 
     def _call(self, operands: list[str], guard: str | None, negated: bool) -> None:

@@ -72,9 +72,9 @@ def _shuffle(instruction: Instruction, decoder: Decoder) -> Operation:
         if np.ndim(key[0]) or np.ndim(key[1]):
             lanes, valid = _sources(m, mode, *key)
         else:
-            if (mode, *key) not in m.shuffles:
-                m.shuffles[mode, *key] = _sources(m, mode, *key)
-            lanes, valid = m.shuffles[mode, *key]
+            if (mode, key) not in m.shuffles:
+                m.shuffles[mode, key] = _sources(m, mode, *key)
+            lanes, valid = m.shuffles[mode, key]
         if mask is not None and not mask[lanes[mask]].all():
             raise Fault("it reads a lane that does not execute it", int(np.argmax(mask & ~mask[lanes])))
         value = np.broadcast_to(source(m), m.lanes)
