@@ -121,8 +121,7 @@ def select(op: str, impl: str, device: torch.device, dtype: torch.dtype | None =
             raise BackendError(f'{op}: impl="{impl}" cannot run: {reason}')
         return load(_registry[op][impl].target)
     for name in IMPLEMENTATIONS:
-        # emulators serve those who ask for them
-        reason = "it is emulated" if gpu.stands_in(name, device) else refusal(op, name, device, dtype)
+        reason = "it is emulated" if gpu.only_by_name(name, device) else refusal(op, name, device, dtype)
         if reason is None:
             return load(_registry[op][name].target)
         _log_once(f"{op}: {name} not used: {reason}")

@@ -43,15 +43,21 @@ class _StandIn:
     launcher: Launcher
     device: str
     impls: tuple[str, ...]
+    auto: bool
 
 
 _stand_ins: list[_StandIn] = []
 
 
 @contextlib.contextmanager
-def stand_in(launcher: Launcher, impls: Sequence[str] = ("cuda", "triton"), device: str = "cpu") -> Iterator[None]:
-    """Within the context, `impls` asked for by name also serve tensors on `device`, whose kernels `launcher` runs."""
-    _stand_ins.append(_StandIn(launcher, device, tuple(impls)))
+def stand_in(
+    launcher: Launcher, impls: Sequence[str] = ("cuda", "triton"), device: str = "cpu", auto: bool = False
+) -> Iterator[None]:
+    """Within the context, `impls` also serve tensors on `device`, whose kernels `launcher` runs.
+
+    auto: "auto" takes them, too, as on a GPU; without, they have to be asked for by name.
+    """
+    _stand_ins.append(_StandIn(launcher, device, tuple(impls), auto))
     try:
         yield
     finally:
@@ -61,6 +67,11 @@ def stand_in(launcher: Launcher, impls: Sequence[str] = ("cuda", "triton"), devi
 def stands_in(impl: str, device: torch.device) -> bool:
     """Whether an emulator serves `impl` on `device`."""
     return any(impl in one.impls and one.device == device.type for one in _stand_ins)
+
+
+def only_by_name(impl: str, device: torch.device) -> bool:
+    """Whether an emulator serves `impl` on `device`, and only those who ask for it by name."""
+    return any(impl in one.impls and one.device == device.type and not one.auto for one in _stand_ins)
 
 
 def triton_available() -> tuple[bool, str]:
