@@ -46,7 +46,11 @@ class BitMasks:
         return self.words.shape[0]
 
     def __getitem__(self, rows: slice | Sequence[int]) -> BitMasks:
-        return BitMasks(self.words[rows].contiguous(), self.width)
+        if isinstance(rows, slice):
+            return BitMasks(self.words[rows].contiguous(), self.width)
+        # not words[rows], which would wait for the device to take the list
+        chosen = [self.words[row] for row in rows]
+        return BitMasks(torch.stack(chosen) if chosen else self.words[:0], self.width)
 
     def __and__(self, other: BitMasks) -> BitMasks:
         return BitMasks(self.words & other.words, self.width)

@@ -107,6 +107,19 @@ def _log_once(message: str) -> None:
     logger.debug(message)
 
 
+def serving(op: str, impl: str, device: torch.device, dtype: torch.dtype | None = None) -> str:
+    """The name of the implementation that `select` gives."""
+    if impl != "auto":
+        return impl
+    for name in IMPLEMENTATIONS:
+        # emulators serve those who ask for them
+        reason = "it is emulated" if gpu.only_by_name(name, device) else refusal(op, name, device, dtype)
+        if reason is None:
+            return name
+        _log_once(f"{op}: {name} not used: {reason}")
+    raise BackendError(f"{op}: no implementation serves {device} tensors")
+
+
 def select(op: str, impl: str, device: torch.device, dtype: torch.dtype | None = None) -> Callable[..., Any]:
     """The function that serves `op` on `device`, for a first tensor of `dtype` (None: any).
 
@@ -119,13 +132,7 @@ def select(op: str, impl: str, device: torch.device, dtype: torch.dtype | None =
         reason = refusal(op, impl, device, dtype)
         if reason is not None:
             raise BackendError(f'{op}: impl="{impl}" cannot run: {reason}')
-        return load(_registry[op][impl].target)
-    for name in IMPLEMENTATIONS:
-        reason = "it is emulated" if gpu.only_by_name(name, device) else refusal(op, name, device, dtype)
-        if reason is None:
-            return load(_registry[op][name].target)
-        _log_once(f"{op}: {name} not used: {reason}")
-    raise BackendError(f"{op}: no implementation serves {device} tensors")
+    return load(_registry[op][serving(op, impl, device, dtype)].target)
 
 
 def check_impl(impl: str) -> None:

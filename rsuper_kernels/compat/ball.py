@@ -16,8 +16,8 @@ from rsuper_kernels.compat.channels import LesionPlanes, merged_weights
 from rsuper_kernels.compat.isolate import BallRule, isolate, tumour_size
 from rsuper_kernels.compat.masks import dilated_bits
 from rsuper_kernels.compat.segmentation import rank_decay
-from rsuper_kernels.losses.segmentation import adaptive_dice
 from rsuper_kernels.ops.ball_select import foreground_weights
+from rsuper_kernels.ops.curves import adaptive_dice
 from rsuper_kernels.ops.loss_sums import BceDice, loss_sums
 from rsuper_kernels.ops.pack_bits import pack_masks, unpack_masks
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from rsuper_kernels.checks import check_choice, check_device, check_shape
 from rsuper_kernels.findings import FindingGroup, Findings
 from rsuper_kernels.losses.ball import BallTargets
 from rsuper_kernels.losses.regions import ReportRegions, check_inputs
+from rsuper_kernels.ops.combine import MINUS, OR, Step, combine
 from rsuper_kernels.ops.loss_sums import AttenuationStats, loss_sums
 from rsuper_kernels.recipes import Recipe, get_recipe
 
@@ -114,17 +116,22 @@ def group_term(
 
 
 def placed_term(
-    ct: torch.Tensor, targets: BallTargets, where: ReportRegions, recipe: Recipe
+    ct: torch.Tensor, targets: BallTargets, where: ReportRegions, recipe: Recipe, impl: str = "auto"
 ) -> tuple[AttenuationStats, list[str]]:
     """The same of the placed tumours: their own voxels, and their region without tumours."""
     placement = targets.placement
     told = ("hypo", "iso", "hyper")
     rows = [row for row, t in enumerate(placement.tumours) if t.tumour.attenuation in told]
     placed = [placement.tumours[row] for row in rows]
-    bodies, taken = placement.bodies[rows], placement.body[[t.plane for t in placed]]
-    masks, _ = where.rows([targets.groups[t.mask] for t in placed])
     planes = ([targets.sample[t.plane] for t in placed], [targets.channel[t.plane] for t in placed])
-    term = AttenuationStats(ct, bodies, masks.minus(taken.minus(bodies)), *planes, recipe.window, EPS)
+    # the organ of a tumour is its region without the other tumours
+    of_body, of_bodies, made = itertools.accumulate(map(len, (where.masks, placement.body, placement.bodies)))
+    others: list[list[Step]] = [
+        [(OR, of_body + t.plane), (MINUS, of_bodies + row)] for row, t in zip(rows, placed, strict=True)
+    ]
+    organs: list[list[Step]] = [[(OR, t.group), (MINUS, made + i)] for i, t in enumerate(placed)]
+    masks = combine([where.masks, placement.body, placement.bodies], others + organs, impl=impl)
+    term = AttenuationStats(ct, placement.bodies[rows], masks[len(placed) :], *planes, recipe.window, EPS)
     return term, [t.tumour.attenuation for t in placed]
 
 

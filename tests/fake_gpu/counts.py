@@ -63,7 +63,9 @@ class Counts:
     uploads: Counter[str] = field(default_factory=Counter)
     """Asynchronous copies from pinned memory."""
     where: Counter[str] = field(default_factory=Counter)
-    """Launches by torch, by the line of the package that asks for them."""
+    """Launches by torch, by the op of ours, or the line outside of them, that asks for them."""
+    op: str = ""
+    """The op of ours that is running."""
 
     @property
     def launches(self) -> int:
@@ -90,7 +92,7 @@ def torch_op(counts: Counts, func: Any, inputs: list[torch.Tensor], outputs: lis
     if name in OVERWRITING:
         given = given[1:]
     record(counts.torchs, name.removeprefix("aten::"), KERNELS.get(name, 1), sum(given), written)
-    counts.where[f"{caller()}: {name}"] += KERNELS.get(name, 1)
+    counts.where[counts.op or f"{caller()}: {name}"] += KERNELS.get(name, 1)
 
 
 def nbytes(tensor: torch.Tensor) -> int:

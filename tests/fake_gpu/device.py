@@ -93,7 +93,7 @@ class FakeDevice(TorchDispatchMode):
         if not here and (onto is None or onto.type != "cuda"):
             return func(*args, **kwargs)
         if func.namespace == "rsuper":
-            with self:
+            with self, self._inside(func._schema.name):
                 return OPDEFS[func._schema.name]._init_fn(*args, **kwargs)
         with self:
             # below autograd, ops that are made of others arrive whole
@@ -106,6 +106,15 @@ class FakeDevice(TorchDispatchMode):
             kwargs["device"] = torch.device("cpu")
         kwargs.pop("pin_memory", None)
         return self._run(func, name, args, kwargs, onto is None or onto.type == "cuda")
+
+    @contextlib.contextmanager
+    def _inside(self, op: str) -> Iterator[None]:
+        counts = self.counts
+        before, counts.op = counts.op, counts.op or op
+        try:
+            yield
+        finally:
+            counts.op = before
 
     def _run(self, func: Any, name: str, args: Any, kwargs: Any, stays: bool) -> Any:
         inner_args, inner_kwargs = tree_map(unwrap, args), tree_map(unwrap, kwargs)
