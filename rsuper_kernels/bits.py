@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from rsuper_kernels.tables import take
+
 WORD_BITS = 64
 
 
@@ -48,9 +50,7 @@ class BitMasks:
     def __getitem__(self, rows: slice | Sequence[int]) -> BitMasks:
         if isinstance(rows, slice):
             return BitMasks(self.words[rows].contiguous(), self.width)
-        # not words[rows], which would wait for the device to take the list
-        chosen = [self.words[row] for row in rows]
-        return BitMasks(torch.stack(chosen) if chosen else self.words[:0], self.width)
+        return BitMasks(take(self.words, rows), self.width)
 
     def __and__(self, other: BitMasks) -> BitMasks:
         return BitMasks(self.words & other.words, self.width)

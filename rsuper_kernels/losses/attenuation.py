@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from rsuper_kernels import gpu
 from rsuper_kernels.checks import check_choice, check_device, check_shape
 from rsuper_kernels.findings import FindingGroup, Findings
 from rsuper_kernels.losses.ball import BallTargets
@@ -18,6 +19,7 @@ from rsuper_kernels.losses.regions import ReportRegions, check_inputs
 from rsuper_kernels.ops.combine import MINUS, OR, Step, combine
 from rsuper_kernels.ops.loss_sums import AttenuationStats, loss_sums
 from rsuper_kernels.recipes import Recipe, get_recipe
+from rsuper_kernels.tables import take
 
 # Order of the classifier's logits.
 CLASSES = ("hypo", "hyper", "mixed")
@@ -43,8 +45,10 @@ def contrast_hinge(stats: torch.Tensor, attenuations: Sequence[str], recipe: Rec
     """
     difference = stats[:, 0, 1] - stats[:, 1, 1]
     scale = stats[:, 1, 2].detach().clamp(min=1)
-    sign = difference.new_tensor([{"hypo": 1.0, "hyper": -1.0}.get(a, 0.0) for a in attenuations])
-    iso = difference.new_tensor([float(a == "iso") for a in attenuations])
+    signs = [{"hypo": 1.0, "hyper": -1.0}.get(a, 0.0) for a in attenuations]
+    sign, iso = (
+        gpu.table(row, stats.dtype, stats.device) for row in (signs, [float(a == "iso") for a in attenuations])
+    )
     signed = (sign * difference + recipe.attenuation_delta).clamp(min=0) * sign.abs()
     weight = stats[:, :, 0].detach().amin(1)
     measured = weight / (weight + EPS)
@@ -200,10 +204,8 @@ class AttenuationClassifier(nn.Module):
         for attenuation in attenuations:
             check_choice("attenuation", attenuation, (*CLASSES, "iso", "unknown"))
         rows = [row for row, attenuation in enumerate(attenuations) if attenuation in CLASSES]
-        target = torch.tensor(
-            [CLASSES.index(attenuations[row]) for row in rows], dtype=torch.int64, device=features.device
-        )
-        return F.cross_entropy(self(features[rows], frozen=frozen), target, reduction="sum") / max(len(rows), 1)
+        target = gpu.table([CLASSES.index(attenuations[row]) for row in rows], torch.int64, features.device)
+        return F.cross_entropy(self(take(features, rows), frozen=frozen), target, reduction="sum") / max(len(rows), 1)
 
 
 class AttenuationLoss(nn.Module):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from rsuper_kernels import gpu
 from rsuper_kernels.bits import BitMasks
 from rsuper_kernels.checks import accumulation_dtype
 from rsuper_kernels.findings import Findings, Tumour
@@ -28,6 +29,7 @@ from rsuper_kernels.ops.dilate import dilate
 from rsuper_kernels.ops.pack_bits import pack_masks, unpack_masks
 from rsuper_kernels.ops.place_balls import Ball, Placed, place_balls
 from rsuper_kernels.recipes import Recipe
+from rsuper_kernels.tables import take, take_planes
 
 
 @dataclass(frozen=True)
@@ -163,16 +165,17 @@ def _place_anywhere(
     impl: str,
 ) -> Placed:
     """The public code's placement, whose balls are filled with voxels of probability 0 from anywhere (Q7)."""
-    probability = logits[list(sample), list(channel)].to(accumulation_dtype(logits)).sigmoid()
+    probability = take_planes(logits, sample, channel).to(accumulation_dtype(logits)).sigmoid()
     core, body, ring = (torch.zeros_like(probability, dtype=torch.bool) for _ in range(3))
     allowed, bodies = unpack_masks(masks, impl=impl), {}
     for rank in range(max((len(plane) for plane in candidates), default=0)):
         planes = [p for p, plane in enumerate(candidates) if len(plane) > rank]
         chosen = [candidates[p][rank] for p in planes]
-        available = allowed[[c.group for c in chosen]] & ~body[planes]
-        selected = _fill_patch(probability[planes], available, chosen, spacing, recipe, impl)
-        for union, new in zip((core, body, ring), selected.unbind(1)[1:], strict=True):
-            union[planes] |= new
+        available = take(allowed, [c.group for c in chosen]) & ~take(body, planes)
+        selected = _fill_patch(take(probability, planes), available, chosen, spacing, recipe, impl)
+        for p, new in zip(planes, selected, strict=True):
+            for union, mask in zip((core, body, ring), new[1:], strict=True):
+                union[p] |= mask
         bodies.update({(p, rank): new for p, new in zip(planes, selected[:, 2], strict=True)})
     taken = [bodies[p, rank] for p, plane in enumerate(candidates) for rank in range(len(plane))]
     packed = (pack_masks(mask, impl=impl) for mask in (core, body, ring, torch.stack(taken) if taken else allowed[:0]))
@@ -218,9 +221,7 @@ def fill_ball(selected: torch.Tensor, voxels: Sequence[int], *, impl: str = "aut
         selected: (N, 4, D, H, W) bool: ball, core, body, ring.
         voxels: N of each plane's tumour.
     """
-    needed = torch.tensor(
-        [0.7 * n if n < 125_000 else 0.0 for n in voxels], dtype=torch.float64, device=selected.device
-    )
+    needed = gpu.table([0.7 * n if n < 125_000 else 0.0 for n in voxels], torch.float64, selected.device)
     ball, grown = selected[:, :1], selected[:, 1:]
     for _ in range(6):
         short = (grown[:, 1].flatten(1).count_nonzero(1) < needed)[:, None, None, None, None]

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernels in CUDA C++, compiled by the host's compiler with shim.h in place of CUDA and run on tensors on the CPU."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import itertools
+import mmap
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rsuper_kernels import gpu
+from rsuper_kernels.gpu import Argument
+
+_HEADER = Path(__file__).with_name("shim.h")
+_FLAGS = (
+    "-std=c++17",
+    "-O1",
+    "-ffp-contract=off",
+    "-fPIC",
+    "-shared",
+    "-U_FORTIFY_SOURCE",
+    "-Wall",
+    "-Wno-unused",
+    "-Wno-unknown-pragmas",
+)
+_KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\(')
+_DYNAMIC = re.compile(r"extern __shared__ ([\w ]+?) (\w+)\[\];")
+
+
+class Shim:
+    """Runs blocks and threads in an order that changes from launch to launch, the same in every run of a process."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        if sys.platform != "linux":
+            raise ImportError("the emulator of CUDA C++ needs Linux")
+        if shutil.which("g++") is None:
+            raise ImportError("the emulator of CUDA C++ needs g++")
+        self._folder = folder
+        self._seeds = itertools.count(1)
+
+    def cuda(
+        self, source: str, kernel: str, grid: tuple[int, ...], threads: int, arguments: Sequence[Argument], shared: int
+    ) -> None:
+        """See `gpu.Launcher.cuda`. Raises RuntimeError for what a GPU might not forgive."""
+        folder = self._folder or gpu.sources() / "cuda"
+        function = getattr(_library(folder / f"{source}.cu"), f"launch_{kernel}")
+        function.restype = ctypes.c_char_p
+        seed = next(self._seeds)
+        guarded: dict[int, _Guarded] = {}
+        words = [_word(argument, guarded) for argument in arguments]
+        error = function(
+            (ctypes.c_int64 * 3)(*grid, *[1] * (3 - len(grid))),
+            ctypes.c_int64(threads),
+            ctypes.c_int64(shared),
+            ctypes.c_int64(seed),
+            (ctypes.c_uint64 * len(words))(*words),
+            ctypes.c_int64(len(words)),
+        )
+        intact = [copy.close() for copy in guarded.values()]
+        if error:
+            raise RuntimeError(f"{kernel}: {error.decode()}; seed {seed}")
+        if not all(intact):
+            raise RuntimeError(f"{kernel}: a write behind the end of an array; seed {seed}")
+
+
+def _word(argument: Argument, guarded: dict[int, _Guarded]) -> int:
+    """The eight bytes that a kernel receives; tensors of one storage share its guarded copy."""
+    if not isinstance(argument, torch.Tensor):
+        return struct.unpack("<Q", struct.pack("<d" if isinstance(argument, float) else "<q", argument))[0]
+    storage = argument.untyped_storage()
+    if storage.nbytes() == 0:
+        return 0
+    copy = guarded.setdefault(storage.data_ptr(), _Guarded(storage.data_ptr(), storage.nbytes()))
+    return copy.address + argument.data_ptr() - storage.data_ptr()
+
+
+class _Guarded:
+    """A copy of some memory between pages that nobody may touch; its end is as near to the second as 16 bytes allow."""
+
+    def __init__(self, original: int, size: int) -> None:
+        self._original, self._size = original, size
+        self._slack = bytes([0xA5] * (-size % 16))
+        page, length = mmap.PAGESIZE, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        self._memory = mmap.mmap(-1, length + 2 * page)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+        self.address = start + page + length - size - len(self._slack)
+        ctypes.memmove(self.address, original, size)
+        ctypes.memmove(self.address + size, self._slack, len(self._slack))
+        for guard in (start, start + page + length):
+            _libc().mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(page), 0)
+
+    def close(self) -> bool:
+        """Copy back; False where bytes behind the end have changed."""
+        ctypes.memmove(self._original, self.address, self._size)
+        return ctypes.string_at(self.address + self._size, len(self._slack)) == self._slack
+
+
+@functools.cache
+def _libc() -> Any:
+    return ctypes.CDLL(None)
+
+
+@functools.cache
+def _library(path: Path) -> ctypes.CDLL:
+    """A source as a library with a function launch_<kernel> for each kernel; compiled once for each of its contents."""
+    code = path.read_text()
+    kernels = _KERNEL.findall(code)
+    code = _DYNAMIC.sub(r"\1* \2 = static_cast<\1*>(shim::dynamic_memory());", code)
+    launchers = [
+        f'extern "C" const char* launch_{kernel}(const std::int64_t* grid, std::int64_t threads, std::int64_t shared, '
+        "std::int64_t seed, const std::uint64_t* arguments, std::int64_t count) "
+        f"{{ return shim::launch({kernel}, grid, threads, shared, seed, arguments, count); }}"
+        for kernel in kernels
+    ]
+    text = "\n".join([f'#include "{_HEADER}"', f'#line 1 "{path}"', code, *launchers, ""])
+    headers = sorted((gpu.sources() / "include" / "rsuper").glob("*.h"))
+    contents = [text, *_FLAGS, *(header.read_text() for header in (_HEADER, *headers))]
+    name = hashlib.sha256("\0".join(contents).encode()).hexdigest()[:24]
+    folder = Path(tempfile.gettempdir()) / f"rsuper-shim-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    library = folder / f"{path.stem}-{name}.so"
+    if not library.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            (Path(work) / "source.cpp").write_text(text)
+            include = f"-I{gpu.sources() / 'include'}"
+            command = ["g++", *_FLAGS, include, f"-I{path.parent}", f"{work}/source.cpp", "-o", f"{work}/out.so"]
+            subprocess.run(command, check=True)
+            os.replace(f"{work}/out.so", library)  # whole, also for those who compile it at the same time
+    return ctypes.CDLL(str(library))
