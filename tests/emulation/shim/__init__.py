@@ -26,15 +26,10 @@ from rsuper_kernels.gpu import Argument
 
 _HEADER = Path(__file__).with_name("shim.h")
 _FLAGS = (
-    "-std=c++17",
-    "-O1",
-    "-ffp-contract=off",
-    "-fPIC",
-    "-shared",
-    "-U_FORTIFY_SOURCE",
-    "-Wall",
-    "-Wno-unused",
-    "-Wno-unknown-pragmas",
+    *("-std=c++17", "-O1", "-fPIC", "-shared"),
+    "-ffp-contract=off",  # as gpu.COMPILE_OPTIONS
+    "-U_FORTIFY_SOURCE",  # jumps from stack to stack look like errors to it
+    *("-Wall", "-Werror", "-Wno-unused", "-Wno-unknown-pragmas"),
 )
 _KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\(')
 _DYNAMIC = re.compile(r"extern __shared__ ([\w ]+?) (\w+)\[\];")
