@@ -113,7 +113,7 @@ def serving(op: str, impl: str, device: torch.device, dtype: torch.dtype | None 
         return impl
     for name in IMPLEMENTATIONS:
         # emulators serve those who ask for them
-        reason = "it is emulated" if gpu.stands_in(name, device) else refusal(op, name, device, dtype)
+        reason = "it is emulated" if gpu.only_by_name(name, device) else refusal(op, name, device, dtype)
         if reason is None:
             return name
         _log_once(f"{op}: {name} not used: {reason}")
