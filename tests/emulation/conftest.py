@@ -32,5 +32,5 @@ def triton(request):
 def cuda(request):
     """impl="cuda" serves tensors on the CPU, by C++ fibers and by the PTX that nvcc emits."""
     emulators = {"shim": ("interpreter", "shim"), "ptx": ("ptx", "nvcc")}
-    with gpu.stand_in(emulated(*emulators[request.param]), ["cuda"]):
+    with gpu.stand_in(emulated(*emulators[request.param])):
         yield request.param

@@ -139,9 +139,7 @@ class FakeDevice(TorchDispatchMode):
 
         return tree_map(wrap, out)
 
-    def _watch(
-        self, name: str, args: Any, kwargs: Any, tensors: list[torch.Tensor], onto: torch.device | None
-    ) -> None:
+    def _watch(self, name: str, args: Any, kwargs: Any, tensors: list[torch.Tensor], onto: torch.device | None) -> None:
         """Find what makes the host wait, and tensors that are on the CPU by mistake."""
         on_host = [t for t in tensors if not isinstance(t, FakeTensor) and t.ndim > 0]
         if name in ("aten::_to_copy", "aten::copy_"):
@@ -163,7 +161,9 @@ class FakeDevice(TorchDispatchMode):
         elif name in SYNCING:
             self._sync(name)
         elif on_host:
-            raise RuntimeError(f"{name}: expected all tensors on cuda:0, got one of {tuple(on_host[0].shape)} on the CPU")
+            raise RuntimeError(
+                f"{name}: expected all tensors on cuda:0, got one of {tuple(on_host[0].shape)} on the CPU"
+            )
 
     def _sync(self, what: str) -> None:
         where = f"{what.removeprefix('aten::')} in {caller()}"
@@ -250,7 +250,11 @@ def fake_device(emulator: Any = None, impls: Sequence[str] = ()) -> Iterator[Fak
     torch._C._set_only_lift_cpu_tensors(True)
     _forget()
     try:
-        with cuda_api.patched(device), gpu.stand_in(_Launcher(device, emulator), impls, device="cuda", auto=True), device:
+        with (
+            cuda_api.patched(device),
+            gpu.stand_in(_Launcher(device, emulator), impls, device="cuda", auto=True),
+            device,
+        ):
             yield device
     finally:
         _forget()
