@@ -21,8 +21,8 @@ def dilate(
     width: int,
     runs: torch.Tensor,
     passes: Sequence[int],
-    apart: Sequence[int] = (),
-    apart_counts: Sequence[int] = (),
+    beside: Sequence[int],
+    beside_counts: Sequence[int],
 ) -> torch.Tensor:
     """Words of the dilated masks (N, D, H, ceil(W / 64)); see reference.py."""
     masks = words = words.contiguous()
@@ -30,7 +30,7 @@ def dilate(
     *others, last = _packed(runs.numpy().tobytes(), tuple(passes), (depth, height, width))
     for one in others:
         words = _launch(words, masks, width, one, (), ())
-    return _launch(words, masks, width, last, apart, apart_counts)
+    return _launch(words, masks, width, last, beside, beside_counts)
 
 
 def _launch(
@@ -38,8 +38,8 @@ def _launch(
     masks: torch.Tensor,
     width: int,
     packed: tuple[int, ...],
-    apart: Sequence[int],
-    apart_counts: Sequence[int],
+    beside: Sequence[int],
+    beside_counts: Sequence[int],
 ) -> torch.Tensor:
     count, depth, height, row_words = words.shape
     out = torch.empty_like(words)
@@ -54,9 +54,9 @@ def _launch(
         out,
         gpu.table(packed, torch.int64, words.device),
         len(packed),
-        gpu.table(_ranges(tuple(apart_counts)), torch.int64, words.device),
-        gpu.table(tuple(apart), torch.int64, words.device),
-        len(apart_counts) > 0,
+        gpu.table(_ranges(tuple(beside_counts)), torch.int64, words.device),
+        gpu.table(tuple(beside), torch.int64, words.device),
+        len(beside_counts) > 0,
         depth,
         height,
         width,
@@ -81,7 +81,7 @@ def _packed(runs: bytes, passes: tuple[int, ...], volume: tuple[int, int, int]) 
 
 @lru_cache(maxsize=256)
 def _ranges(counts: tuple[int, ...]) -> tuple[int, ...]:
-    """Start and end in `apart` of each mask's rows; an end of -1 for a mask that stays as it is."""
+    """Start and end in `beside` of each mask's rows; an end of -1 for a mask that stays as it is."""
     ends = list(itertools.accumulate(max(count, 0) for count in counts))
     pairs = [(0, -1) if count < 0 else (end - count, end) for count, end in zip(counts, ends, strict=True)]
     return tuple(itertools.chain.from_iterable(pairs))

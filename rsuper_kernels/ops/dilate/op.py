@@ -16,6 +16,7 @@ from rsuper_kernels.ops.pack_bits import pack_masks, unpack_masks
 
 dispatch.register("dilate", "reference", dispatch.Backend("rsuper_kernels.ops.dilate.reference:dilate"))
 dispatch.register_native("dilate", "dilate")
+dispatch.register_gpu("dilate", "dilate", "cuda")
 
 
 @torch.library.custom_op(
