@@ -7,11 +7,11 @@ to a ball never depends on a device's rounding.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
 
 import numpy as np
 import torch
@@ -142,7 +142,8 @@ def merged_runs(runs: Pass, passes: tuple[int, ...]) -> tuple[Pass, ...]:
         runs: rows (dz, dy, half width) of all passes.
         passes: the number of runs in each pass.
     """
-    separate = tuple(runs[end - count : end] for count, end in zip(passes, accumulate(passes), strict=True))
+    ends = np.cumsum([0, *passes])
+    separate = tuple(runs[start:end] for start, end in itertools.pairwise(ends))
     if not all(_holds_smaller_offsets(one) for one in separate):
         return separate
     whole = np.zeros((1, 1), dtype=int)

@@ -7,17 +7,17 @@ namespace {
 
 using rsuper::Word;
 
-// As ops/combine/cuda.py packs a step: row, source and operation in 48, 8 and 8 bits. Sources 0 to 3 are stacks.
+// As ops/combine/cuda.py packs a step: row, source and operation in 48, 8 and 8 bits. Sources 0 to 5 are stacks.
 enum Operation { kOr, kAnd, kMinus };
-enum Source { kOutputs = 4, kEverything };
+enum Source { kOutputs = 6, kEverything };
 
 }  // namespace
 
-// Four stacks [masks of the stack, words], null where there are fewer; out [outputs, words]; ends [outputs]: where in `steps`
+// Six stacks [masks of the stack, words], any where there are fewer; out [outputs, words]; ends [outputs]: where in `steps`
 // those of an output end.
 extern "C" __global__ void __launch_bounds__(256)
-    combine(const uint64_t* stack0, const uint64_t* stack1, const uint64_t* stack2, const uint64_t* stack3, uint64_t* out,
-            const int64_t* steps, const int64_t* ends, int64_t outputs, int64_t words, int64_t width) {
+    combine(const uint64_t* stack0, const uint64_t* stack1, const uint64_t* stack2, const uint64_t* stack3,
+            const uint64_t* stack4, const uint64_t* stack5, uint64_t* out, const int64_t* steps, const int64_t* ends, int64_t outputs, int64_t words, int64_t width) {
   // an array of pointers would go to slow memory
   const auto masks_of = [=](int source) -> const Word* {
     switch (source) {
@@ -25,6 +25,8 @@ extern "C" __global__ void __launch_bounds__(256)
       case 1: return stack1;
       case 2: return stack2;
       case 3: return stack3;
+      case 4: return stack4;
+      case 5: return stack5;
       default: return out;
     }
   };

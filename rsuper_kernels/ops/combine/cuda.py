@@ -13,7 +13,7 @@ from rsuper_kernels import gpu
 
 _THREADS = 256
 # As in csrc/cuda/combine.cu.
-_STACKS = 4
+_STACKS = 6
 _OUTPUTS, _EVERYTHING = _STACKS, _STACKS + 1
 
 

@@ -15,7 +15,8 @@ from rsuper_kernels.tables import flatten
 dispatch.register("combine", "reference", dispatch.Backend("rsuper_kernels.ops.combine.reference:combine"))
 # torch's own bit operations do it on whole masks, as fast as memory
 dispatch.register("combine", "cpu", dispatch.Backend("rsuper_kernels.ops.combine.reference:combine", ("cpu",)))
-dispatch.register_gpu("combine", "combine", "cuda")
+for _impl in ("cuda", "triton"):
+    dispatch.register_gpu("combine", "combine", _impl)
 
 OR, AND, MINUS = range(3)
 # The row that holds every voxel.

@@ -16,7 +16,8 @@ from rsuper_kernels.ops.pack_bits import pack_masks, unpack_masks
 
 dispatch.register("dilate", "reference", dispatch.Backend("rsuper_kernels.ops.dilate.reference:dilate"))
 dispatch.register_native("dilate", "dilate")
-dispatch.register_gpu("dilate", "dilate", "cuda")
+for _impl in ("cuda", "triton"):
+    dispatch.register_gpu("dilate", "dilate", _impl)
 
 
 @torch.library.custom_op(
