@@ -122,7 +122,9 @@ def patched(device: FakeDevice) -> Iterator[None]:
         "empty_cache": lambda: None,
         "get_device_capability": lambda _=None: (9, 0),
         "get_device_name": lambda _=None: "fake device",
-        "get_device_properties": lambda _=None: SimpleNamespace(name="fake device", total_memory=MEMORY, major=9, minor=0),
+        "get_device_properties": lambda _=None: SimpleNamespace(
+            name="fake device", total_memory=MEMORY, major=9, minor=0
+        ),
         "graph": capture,
         "is_available": lambda: True,
         "is_bf16_supported": lambda *_: True,
@@ -139,8 +141,14 @@ def patched(device: FakeDevice) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for name, value in replacements.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
-        stack.enter_context(mock.patch.object(torch.Tensor, "pin_memory", lambda tensor, _=None: device.pin(tensor)))
-        stack.enter_context(mock.patch.object(torch.Tensor, "is_pinned", lambda tensor, _=None: device.is_pinned(tensor)))
+        for name, method in {
+            "pin_memory": lambda tensor, _=None: device.pin(tensor),
+            "is_pinned": lambda tensor, _=None: device.is_pinned(tensor),
+            "record_stream": lambda tensor, stream: None,
+        }.items():
+            stack.enter_context(mock.patch.object(torch.Tensor, name, method))
         # backends without an emulator have no GPU here
-        stack.enter_context(mock.patch.object(gpu, "_on_gpu", lambda *_: (False, "the fake device has no emulator for it")))
+        stack.enter_context(
+            mock.patch.object(gpu, "_on_gpu", lambda *_: (False, "the fake device has no emulator for it"))
+        )
         yield
