@@ -148,7 +148,6 @@ def patched(device: FakeDevice) -> Iterator[None]:
         }.items():
             stack.enter_context(mock.patch.object(torch.Tensor, name, method))
         # backends without an emulator have no GPU here
-        stack.enter_context(
-            mock.patch.object(gpu, "_on_gpu", lambda *_: (False, "the fake device has no emulator for it"))
-        )
+        nothing = (False, "the fake device has no emulator for it")
+        stack.enter_context(mock.patch.object(gpu, "_on_gpu", return_value=nothing))
         yield

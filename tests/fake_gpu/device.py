@@ -140,7 +140,7 @@ class FakeDevice(TorchDispatchMode):
         return tree_map(wrap, out)
 
     def _watch(self, name: str, args: Any, kwargs: Any, tensors: list[torch.Tensor], onto: torch.device | None) -> bool:
-        """Find what makes the host wait, and tensors on the CPU by mistake; whether it copies between host and device."""
+        """Find what makes the host wait, and tensors on the CPU by mistake; whether it copies to or from the host."""
         on_host = [t for t in tensors if not isinstance(t, FakeTensor) and t.ndim > 0]
         if name in ("aten::_to_copy", "aten::copy_"):
             source = args[0] if name == "aten::_to_copy" else args[1]
