@@ -12,7 +12,7 @@ from rsuper_kernels.bits import BitMasks
 from rsuper_kernels.checks import check_device, check_finite, check_float, check_integer, check_ndim, check_shape
 from rsuper_kernels.findings import FindingGroup, Findings
 from rsuper_kernels.geometry import UNIT_SPACING, Element, Spacing, as_spacing, ball_element, cascade_element
-from rsuper_kernels.ops.combine import ALL
+from rsuper_kernels.ops.combine import ALL, OR, combine
 from rsuper_kernels.ops.dilate import dilate
 from rsuper_kernels.ops.pack_bits import pack_labels, pack_masks
 from rsuper_kernels.recipes import Recipe
@@ -58,9 +58,9 @@ def group_regions(
         planes = [[group.sample * logits.shape[1] + int(group.channel)] for group in groups]
         return pack_masks(regions.flatten(0, 1), planes, impl=impl)
     masks = pack_labels(regions, [group.sample for group in groups], [group.label_ids for group in groups], impl=impl)
-    whole = [g for g, group in enumerate(groups) if group.region is None]
-    if whole:
-        masks.words[whole] = BitMasks.full(1, volume, logits.device).words
+    if any(group.region is None for group in groups):
+        outputs = [[(OR, ALL if group.region is None else g)] for g, group in enumerate(groups)]
+        masks = combine([masks], outputs, impl=impl)
     return masks
 
 
@@ -110,6 +110,8 @@ class ReportRegions:
         """Find them; see `volume_loss` for the arguments."""
         effective = effective_spacing(spacing, recipe)
         masks = group_regions(findings, regions, logits, impl)
+        if regions is None:
+            return cls(masks, masks, effective)  # whole patches
         element = margin_element(recipe.region_margin, effective, recipe)
         beside = _neighbours(findings) if recipe.neighbours == "exclude" else None
         return cls(masks, dilate(masks, element, beside=beside, impl=impl), effective)
