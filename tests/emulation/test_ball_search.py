@@ -117,5 +117,5 @@ def test_fields_of_logits_and_bits(triton, dtype, shape):
     torch.testing.assert_close(q, torch.where(masks, planes.float().sigmoid(), 0), rtol=2e-6, atol=0)
     for row, mask in ((2, 0), (0, 2)):
         voxels = inside[mask].nonzero()
-        assert boxes[row].tolist() == [*(-voxels).amax(0).tolist(), *voxels.amax(0).tolist()]
+        assert boxes[row].tolist() == [*(-voxels).amax(0).tolist(), *(1 + voxels.amax(0)).tolist()]
     assert (boxes[[1, 3]] == kernels.NO_BOX.value).all()

@@ -78,3 +78,16 @@ def test_triton(triton, kind, case):
 @pytest.mark.parametrize(("dtype", "activation", "keep_bodies"), PLANES)
 def test_planes_by_triton(triton, dtype, activation, keep_bodies):
     check_planes("triton", dtype, activation, keep_bodies)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_cuda(cuda, kind, case):
+    if cuda == "ptx" and (KINDS.index(kind) + case[0][2]) % 3:
+        pytest.skip("a third of the cases: this emulator is slow")
+    check_case("cuda", kind, *case)
+
+
+@pytest.mark.parametrize(("dtype", "activation", "keep_bodies"), PLANES)
+def test_planes_by_cuda(cuda, dtype, activation, keep_bodies):
+    check_planes("cuda", dtype, activation, keep_bodies)

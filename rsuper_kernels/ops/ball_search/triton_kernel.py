@@ -72,7 +72,8 @@ def fields(
 
     Returns:
         q: (F, D, H, W) float32.
-        boxes: (rows, 6) int32, the largest -z, -y, -x, z, y and x of a field's voxels, NO_BOX where there are none.
+        boxes: (rows, 6) int32 (-z0, -y0, -x0, z1, y1, x1), starts and ends of a field's voxels, ends one past the
+            last; NO_BOX where there are none.
     """
     device, volume = logits.device, logits.shape[-3:]
     dense = masks.dtype == torch.bool
@@ -138,9 +139,9 @@ def fields_kernel(
         tl.atomic_max(box, tl.max(tl.where(any_inside, -z, NO_BOX)), sem="relaxed")
         tl.atomic_max(box + 1, tl.max(tl.where(any_inside, -y, NO_BOX)), sem="relaxed")
         tl.atomic_max(box + 2, tl.max(tl.where(inside, -x, NO_BOX)), sem="relaxed")
-        tl.atomic_max(box + 3, tl.max(tl.where(any_inside, z, NO_BOX)), sem="relaxed")
-        tl.atomic_max(box + 4, tl.max(tl.where(any_inside, y, NO_BOX)), sem="relaxed")
-        tl.atomic_max(box + 5, tl.max(tl.where(inside, x, NO_BOX)), sem="relaxed")
+        tl.atomic_max(box + 3, tl.max(tl.where(any_inside, z + 1, NO_BOX)), sem="relaxed")
+        tl.atomic_max(box + 4, tl.max(tl.where(any_inside, y + 1, NO_BOX)), sem="relaxed")
+        tl.atomic_max(box + 5, tl.max(tl.where(inside, x + 1, NO_BOX)), sem="relaxed")
 
 
 def search(
@@ -299,8 +300,8 @@ def search_kernel(
 @triton.jit
 def rows_of_box(boxes, searches, n):
     box = boxes + 6 * tl.load(searches + 4 * n + 1)
-    depth = tl.load(box + 3) + tl.load(box) + 1
-    height = tl.load(box + 4) + tl.load(box + 1) + 1
+    depth = tl.load(box + 3) + tl.load(box)
+    height = tl.load(box + 4) + tl.load(box + 1)
     return tl.maximum(depth, 0) * tl.maximum(height, 0)
 
 
@@ -329,7 +330,7 @@ def tile_scores(
     z0, y0, x0 = -tl.load(box), -tl.load(box + 1), -tl.load(box + 2)
     z1, y1, x1 = tl.load(box + 3), tl.load(box + 4), tl.load(box + 5)
     row = (tile * ROWS + tl.arange(0, ROWS))[:, None]
-    z, y = z0 + row // (y1 - y0 + 1), y0 + row % (y1 - y0 + 1)
+    z, y = z0 + row // (y1 - y0), y0 + row % (y1 - y0)
     x = tl.arange(0, COLUMNS)[None, :]
     index = (z * height + y) * width + x
     # columns by sixteens, so that a read stays wide
@@ -342,13 +343,13 @@ def tile_scores(
         for run in range(tl.load(ends + level), tl.load(ends + level + 1)):
             step = tl.load(steps + run)
             dz, dy = step >> 16, (step & 0xFFFF) - (1 << 15)
-            inside = (z + dz >= z0) & (z + dz <= z1) & (y + dy >= y0) & (y + dy <= y1)
+            inside = (z + dz >= z0) & (z + dz < z1) & (y + dy >= y0) & (y + dy < y1)
             value = tl.load(field + index + (dz * height + dy) * width, mask=inside & read, other=0)
             added += tl.load(weights + run) * value.to(dtype)
         weighted = tl.load(profile + level) * added
         left += weighted
         right += weighted
-    centre = (z <= z1) & (x >= x0) & (x <= x1)
+    centre = (z < z1) & (x >= x0) & (x < x1)
     return tl.where(centre, tl.maximum(left + right, 0.0), -1.0), index
 
 
