@@ -31,6 +31,9 @@ dispatch.register(
     dispatch.Backend("rsuper_kernels.ops.ball_select.reference:foreground_weights"),
 )
 dispatch.register_native("ball_select", "foreground_weights", dtypes=native.FLOATS)
+for _op in ("ball_select", "foreground_weights", "rank_weights"):
+    # torch's sort, where the kernels in CUDA C++ cannot run
+    dispatch.register_torch("ball_select", _op)
 
 
 @torch.library.custom_op(
