@@ -204,25 +204,21 @@ class _Launcher:
 
     def triton(self, kernel: Any, grid: tuple[int, ...], arguments: Mapping[str, Any], warps: int) -> None:
         held = {name: _on_device(name, value) for name, value in arguments.items()}
-        self._run(
-            getattr(kernel, "fn", kernel).__name__,
-            list(held.values()),
-            lambda: self._emulator.triton(kernel, grid, held, warps),
-        )
+        name = getattr(kernel, "fn", kernel).__name__
+        self._run(name, lambda: self._emulator.triton(kernel, grid, held, warps))
 
     def cuda(
         self, source: str, kernel: str, grid: tuple[int, ...], threads: int, arguments: Sequence[Argument], shared: int
     ) -> None:
         held = [_on_device(str(place), value) for place, value in enumerate(arguments)]
-        self._run(kernel, held, lambda: self._emulator.cuda(source, kernel, grid, threads, held, shared))
+        self._run(kernel, lambda: self._emulator.cuda(source, kernel, grid, threads, held, shared))
 
-    def _run(self, name: str, arguments: list[Any], launch: Callable[[], None]) -> None:
-        tensors = [value for value in arguments if isinstance(value, torch.Tensor)]
+    def _run(self, name: str, launch: Callable[[], None]) -> None:
         traffic = getattr(self._emulator, "traffic", None)
 
         def run() -> tuple[int, int]:
             launch()
-            return traffic(tensors) if traffic is not None else (0, 0)
+            return traffic() if traffic is not None else (0, 0)
 
         self._device.launched(name, run)
 
