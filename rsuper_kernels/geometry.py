@@ -7,6 +7,7 @@ to a ball never depends on a device's rounding.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -125,6 +126,58 @@ def cascade_element(kernel_size: int, full_pass_radius: int = 3) -> Element:
         radii = [full_pass_radius] * full + [rest] * (rest > 0)
     balls = [ball_element(r + 0.5) for r in radii]
     return Element(torch.cat([ball.runs for ball in balls]), tuple(ball.passes[0] for ball in balls))
+
+
+Pass = tuple[tuple[int, int, int], ...]
+
+
+@lru_cache(maxsize=64)
+def merged_runs(runs: Pass, passes: tuple[int, ...]) -> tuple[Pass, ...]:
+    """The same dilation in as few passes as possible: one, if every offset's smaller ones are in its pass, too.
+
+    Then an offset of the passes' sum splits into steps none of which leads back, so that no border comes in between:
+    one pass of the sum gives exactly what they give one after the other, and none gives what (0, 0, 0) does.
+
+    Args:
+        runs: rows (dz, dy, half width) of all passes.
+        passes: the number of runs in each pass.
+    """
+    ends = np.cumsum([0, *passes])
+    separate = tuple(runs[start:end] for start, end in itertools.pairwise(ends))
+    if not all(_holds_smaller_offsets(one) for one in separate):
+        return separate
+    whole = np.zeros((1, 1), dtype=int)
+    for one in separate:
+        whole = _sum_of_widths(whole, one)
+    reach_z, reach_y = (size // 2 for size in whole.shape)
+    filled = np.argwhere(whole >= 0)
+    return (tuple((int(z) - reach_z, int(y) - reach_y, int(whole[z, y])) for z, y in filled),)
+
+
+def _widths(runs: Pass) -> np.ndarray:
+    """Half widths of a pass by (dz, dy) around the middle, -1 where it has no run."""
+    reach_z, reach_y = (max((abs(run[axis]) for run in runs), default=0) for axis in (0, 1))
+    widths = np.full((2 * reach_z + 1, 2 * reach_y + 1), -1)
+    for dz, dy, half_width in runs:
+        widths[reach_z + dz, reach_y + dy] = max(widths[reach_z + dz, reach_y + dy], half_width)
+    return widths
+
+
+def _holds_smaller_offsets(runs: Pass) -> bool:
+    widths = _widths(runs)
+    quadrant = widths[widths.shape[0] // 2 :, widths.shape[1] // 2 :]
+    symmetric = (widths == widths[::-1]).all() and (widths == widths[:, ::-1]).all()
+    return bool(symmetric and (np.diff(quadrant, axis=0) <= 0).all() and (np.diff(quadrant, axis=1) <= 0).all())
+
+
+def _sum_of_widths(widths: np.ndarray, runs: Pass) -> np.ndarray:
+    """Half widths of the sum of two elements: the largest sum over all ways to get to (dz, dy)."""
+    reach = [size // 2 for size in _widths(runs).shape]
+    out = np.full((widths.shape[0] + 2 * reach[0], widths.shape[1] + 2 * reach[1]), -1)
+    for dz, dy, half_width in runs:
+        part = out[reach[0] + dz :, reach[1] + dy :][: widths.shape[0], : widths.shape[1]]
+        np.maximum(part, np.where(widths >= 0, widths + half_width, -1), out=part)
+    return out
 
 
 def odd_diameter(diameter: float) -> int:

@@ -4,10 +4,9 @@
 #include "rsuper/ball_select.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 #include <functional>
 
+#include "rsuper/ball_rows.h"
 #include "rsuper/voxel_keys.h"
 
 namespace rsuper {
@@ -15,46 +14,36 @@ namespace {
 
 constexpr int kBinShift = 32 + 17;  // a bin for each 6 bits of mantissa
 constexpr std::int64_t kBins = std::int64_t{1} << 14;
-constexpr Key kNone = ~Key{0};
 
 std::int64_t bin_of(Key key) { return key >> kBinShift & (kBins - 1); }
 
 struct Ball {
   const MaskedField& field;
-  const double* steps;
-  double limit;  // mm2
-  std::int64_t z, y, x;
+  const BallRows rows;
 
   Ball(const MaskedField& field, const Selection& selection, double limit)
-      : field(field), steps(selection.steps), limit(limit), z(selection.centre / field.grid().w / field.grid().h),
-        y(selection.centre / field.grid().w % field.grid().h), x(selection.centre % field.grid().w) {}
-
-  double squared(std::int64_t offset, int axis) const { return offset * steps[axis] * (offset * steps[axis]); }
-
-  // Offsets along an axis of which the ball, at a squared distance `aside`, has voxels; -1 for none.
-  std::int64_t reach(double aside, int axis) const {
-    if (aside > limit) return -1;
-    auto offset = static_cast<std::int64_t>(std::sqrt(limit - aside) / steps[axis]);
-    while (aside + squared(offset, axis) > limit) --offset;
-    while (aside + squared(offset + 1, axis) <= limit) ++offset;
-    return offset;
-  }
+      : field(field), rows{{selection.steps[0], selection.steps[1], selection.steps[2]},
+                           limit,
+                           selection.centre / field.grid().w / field.grid().h,
+                           selection.centre / field.grid().w % field.grid().h,
+                           selection.centre % field.grid().w} {}
 
   // Of the ball and the box that holds what is available.
   Box box() const {
-    const std::int64_t rz = reach(0, 0), ry = reach(0, 1), rx = reach(0, 2);
-    return intersection({z - rz, y - ry, x - rx, z + rz + 1, y + ry + 1, x + rx + 1}, field.extent());
+    const std::int64_t rz = rows.reach(0, 0), ry = rows.reach(0, 1), rx = rows.reach(0, 2);
+    return intersection({rows.z - rz, rows.y - ry, rows.x - rx, rows.z + rz + 1, rows.y + ry + 1, rows.x + rx + 1},
+                        field.extent());
   }
 
   // Calls body(z, y, first, last) for each row of the box.
   template <typename Body>
   void for_each_row(const Body& body) const {
     const Box held = box();
-    for (std::int64_t row_z = held.z0; row_z < held.z1; ++row_z)
-      for (std::int64_t row_y = held.y0; row_y < held.y1; ++row_y) {
-        const std::int64_t width = reach(squared(row_z - z, 0) + squared(row_y - y, 1), 2);
-        const std::int64_t first = std::max(x - width, held.x0), last = std::min(x + width + 1, held.x1);
-        if (first < last) body(row_z, row_y, first, last);
+    for (std::int64_t z = held.z0; z < held.z1; ++z)
+      for (std::int64_t y = held.y0; y < held.y1; ++y) {
+        const std::int64_t width = rows.half_width(z, y);
+        const std::int64_t first = std::max(rows.x - width, held.x0), last = std::min(rows.x + width + 1, held.x1);
+        if (first < last) body(z, y, first, last);
       }
   }
 };
@@ -146,7 +135,7 @@ std::vector<Key> thresholds(const Ball& ball, const std::vector<std::int64_t>& c
   });
   for (const End& end : ends) {
     if (end.bin < 0) {
-      out.push_back(end.rank > 0 ? Key{0} : kNone);
+      out.push_back(end.rank > 0 ? Key{0} : kNoKey);
       continue;
     }
     const auto last = std::partition(keys.begin(), keys.end(), [&](Key key) { return bin_of(key) == end.bin; });

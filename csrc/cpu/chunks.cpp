@@ -13,7 +13,7 @@ RSUPER_MULTIVERSION void widen_half(const std::uint16_t* in, std::int64_t count,
 }
 
 RSUPER_MULTIVERSION void widen_bfloat(const std::uint16_t* in, std::int64_t count, float* out) {
-  for (std::int64_t i = 0; i < count; ++i) out[i] = bit_cast<float>(static_cast<std::uint32_t>(in[i]) << 16);
+  for (std::int64_t i = 0; i < count; ++i) out[i] = bfloat_to_float(in[i]);
 }
 
 RSUPER_MULTIVERSION void widen_bytes(const std::uint8_t* in, std::int64_t count, float* out) {

@@ -2,13 +2,12 @@
 // Weights by rank: a stable radix sort of the probabilities, and powers of d as products of two short tables.
 #include <algorithm>
 #include <array>
-#include <cmath>
-#include <cstring>
 #include <stdexcept>
 
 #include "rsuper/ball_select.h"
-#include "rsuper/logistic.h"
+#include "rsuper/rank_weights.h"
 #include "rsuper/recycled.h"
+#include "rsuper/voxel_keys.h"
 
 namespace rsuper {
 namespace {
@@ -33,26 +32,20 @@ Scratch<Ranked> sorted(Scratch<Ranked> items) {
   return items;
 }
 
-// n d^rank / sum of d^i, rounded once.
+// Rounded once.
 Scratch<float> weights_of_ranks(std::int64_t count, double concentration) {
   constexpr std::int64_t kBlock = 64;
-  const double d = static_cast<float>(std::pow(1 - concentration, 1.0 / std::max<std::int64_t>(count, 1)));
-  double fine[kBlock], total = 0;
-  for (std::int64_t i = 0; i < kBlock; ++i) fine[i] = std::pow(d, static_cast<double>(i));
-  const auto for_each = [&](const auto& body) {
-    for (std::int64_t first = 0; first < count; first += kBlock) {
-      const double coarse = std::pow(d, static_cast<double>(first));
-      for (std::int64_t i = first; i < std::min(first + kBlock, count); ++i) body(i, coarse * fine[i - first]);
-    }
-  };
-  for_each([&](std::int64_t, double power) { total += power; });
+  const double decay = decay_of(count, concentration), scale = weight_scale(decay, count);
+  double fine[kBlock];
+  for (std::int64_t i = 0; i < kBlock; ++i) fine[i] = decay_power(decay, i);
   Scratch<float> weights(count);
-  for_each([&](std::int64_t rank, double power) { weights[rank] = static_cast<float>(power * count / total); });
+  for (std::int64_t first = 0; first < count; first += kBlock) {
+    const double coarse = scale * decay_power(decay, first);
+    for (std::int64_t rank = first; rank < std::min(first + kBlock, count); ++rank)
+      weights[rank] = static_cast<float>(coarse * fine[rank - first]);
+  }
   return weights;
 }
-
-// Probabilities are not negative, so their bits are in their order; adding 0 makes -0 one of them.
-std::uint32_t falling_key(float probability) { return ~bit_cast<std::uint32_t>(probability + 0.0f); }
 
 // The weight of each item, by its place.
 void weigh(Scratch<Ranked> items, double concentration, float* weights) {

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows of voxels as bits: voxel x of a row is bit x % 64 of word x / 64, and the bits past the row's end stay zero.
+// What is done to rows of bits on the CPU.
 #pragma once
 
-#include <cstdint>
-#include <cstring>
-
 #include "rsuper/multiversion.h"
+#include "rsuper/words.h"
 
 // Packing reads eight voxels as one integer, so the first voxel must be its lowest byte.
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
@@ -14,17 +12,7 @@
 
 namespace rsuper {
 
-using Word = std::uint64_t;
-constexpr std::int64_t kWordBits = 64;
 constexpr Word kLowBits = 0x0101010101010101;  // the lowest bit of each byte
-
-inline std::int64_t words_per_row(std::int64_t width) { return (width + kWordBits - 1) / kWordBits; }
-
-// The bits of a row's last word that are voxels.
-RSUPER_INLINE Word last_word_mask(std::int64_t width) {
-  const std::int64_t used = width % kWordBits;
-  return used == 0 ? ~Word{0} : (Word{1} << used) - 1;
-}
 
 // Eight bytes of 0 or 1 -> eight bits.
 RSUPER_INLINE Word pack_bytes(Word bytes) {

@@ -3,25 +3,13 @@
 // Relative errors grow from 1e-7 at 0 to 5e-7 at |x| = 30 (2e-6 without fused multiply-add), where exp(-|x|) is 1e-13.
 #pragma once
 
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-
-#include "rsuper/multiversion.h"
+#include "rsuper/bit_cast.h"
 
 namespace rsuper {
 
-template <typename To, typename From>
-inline To bit_cast(From from) {
-  static_assert(sizeof(To) == sizeof(From), "same size");
-  To to;
-  std::memcpy(&to, &from, sizeof to);
-  return to;
-}
-
 // exp(-|x|): 1 at 0, and 0 from |x| = 87.3 on, where float ends.
-inline float exp_minus_abs(float x) {
-  const float y = -std::fabs(x);
+RSUPER_HOST_DEVICE inline float exp_minus_abs(float x) {
+  const float y = -fabsf(x);
   const float clamped = y < -87.3f ? -87.3f : y;
   constexpr float log2_e = 1.44269504f;
   constexpr float to_integer = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
@@ -41,7 +29,7 @@ inline float exp_minus_abs(float x) {
 }
 
 // log(1 + t) for 0 <= t <= 1, given s = t / (2 + t), as 2 artanh(s): exact in relative terms also for tiny t.
-inline float log1p_from_ratio(float s) {
+RSUPER_HOST_DEVICE inline float log1p_from_ratio(float s) {
   const float s2 = s * s;
   float p = 1.0f / 13.0f;
   p = p * s2 + 1.0f / 11.0f;
@@ -60,12 +48,12 @@ struct Logistic {
   float minus_log_1p;  // log(1 + exp(x))
 };
 
-inline float sigmoid(float x) {
+RSUPER_HOST_DEVICE inline float sigmoid(float x) {
   const float t = exp_minus_abs(x);
   return (x >= 0 ? 1.0f : t) / (1.0f + t);
 }
 
-inline Logistic logistic(float x) {
+RSUPER_HOST_DEVICE inline Logistic logistic(float x) {
   const float t = exp_minus_abs(x);
   // one division serves both 1 / (1 + t) and t / (2 + t)
   const float shared = 1.0f / ((1.0f + t) * (2.0f + t));

@@ -13,6 +13,7 @@ from rsuper_kernels.geometry import UNIT_SPACING, as_spacing
 
 dispatch.register("ball_search", "reference", dispatch.Backend("rsuper_kernels.ops.ball_search.reference:ball_search"))
 dispatch.register_native("ball_search", "ball_search", dtypes=(torch.float32,))
+dispatch.register_gpu("ball_search", "ball_search", "triton", dtypes=(torch.float32,))
 
 
 @torch.library.custom_op(

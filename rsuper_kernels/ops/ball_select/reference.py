@@ -11,9 +11,11 @@ from collections.abc import Sequence
 
 import torch
 
+from rsuper_kernels import gpu
 from rsuper_kernels.bits import unpack
 from rsuper_kernels.checks import accumulation_dtype
 from rsuper_kernels.geometry import squared_limit
+from rsuper_kernels.tables import take_planes
 
 
 def ball_select(
@@ -51,7 +53,7 @@ def _grown_ball(
 ) -> torch.Tensor:
     """The available voxels within the first radius that holds `needed` of them, else the last; none at centre -1."""
     squared = _squared_distance(available.shape, centre, spacing)
-    limits = torch.tensor([squared_limit(radius) for radius in radii], dtype=torch.float64, device=available.device)
+    limits = gpu.table([squared_limit(radius) for radius in radii], torch.float64, available.device)
     level = torch.bucketize(squared, limits)
     held = torch.zeros(len(radii) + 1, dtype=torch.int64, device=available.device)
     held = held.scatter_add(0, level.flatten(), available.flatten().long()).cumsum(0)[:-1]
@@ -111,8 +113,8 @@ def foreground_weights(
     activation: str,
 ) -> torch.Tensor:
     """Rank weights (P, limit) of the voxels of each bit mask, by rising linear index."""
-    planes = logits[list(sample), list(channel)].to(accumulation_dtype(logits))
-    probability = planes.sigmoid() if activation == "sigmoid" else planes
+    x = take_planes(logits, sample, channel).to(accumulation_dtype(logits))
+    probability = x.sigmoid() if activation == "sigmoid" else x
     mask = unpack(words, logits.shape[-1])
     dense = rank_weights(probability, mask, concentration, [limit] * len(mask)).flatten(1)
     # voxels outside the mask go to a place past the last one

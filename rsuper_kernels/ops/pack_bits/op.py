@@ -15,6 +15,7 @@ from rsuper_kernels.tables import flatten
 for _op in ("pack_labels", "pack_masks", "unpack_masks"):
     dispatch.register(_op, "reference", dispatch.Backend(f"rsuper_kernels.ops.pack_bits.reference:{_op}"))
     dispatch.register_native("pack_bits", _op)
+    dispatch.register_gpu("pack_bits", _op, "triton")
 
 
 @torch.library.custom_op(

@@ -17,6 +17,8 @@ from rsuper_kernels.tables import flatten
 
 dispatch.register("place_balls", "reference", dispatch.Backend("rsuper_kernels.ops.place_balls.reference:place_balls"))
 dispatch.register_native("place_balls", "place_balls", dtypes=native.FLOATS)
+for _impl in ("triton", "cuda"):
+    dispatch.register_gpu("place_balls", "place_balls", _impl, dtypes=native.FLOATS)
 
 
 @dataclass(frozen=True)
