@@ -14,7 +14,7 @@ import triton.language as tl
 
 from rsuper_kernels import gpu
 from rsuper_kernels.ops.attenuation_stats.triton_kernel import add_up_moments
-from rsuper_kernels.ops.loss_sums.op import output_count
+from rsuper_kernels.ops.loss_sums.op import STATE_WORDS, output_count, state_size
 from rsuper_kernels.ops.loss_sums.triton_terms import (
     attenuation_partials,
     attenuation_slopes,
@@ -45,8 +45,9 @@ SIZES = tl.constexpr((2, 6, 6, 6))
 SLOTS = tl.constexpr(4)
 # The table of backward begins with three numbers of each slot.
 BEGINS = tl.constexpr(3 * SLOTS.value)
-# Tiles whose target voxels a program counts.
-SPAN = tl.constexpr(16)
+# Words between the target voxels that are counted, and how many such spans a program takes.
+SPAN = tl.constexpr(STATE_WORDS)
+SPANS = tl.constexpr(32)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class _Term:
     output: int
     """The first one."""
     starts: int
-    """Where the state holds the target voxels before each tile of each group."""
+    """Where the state holds the target voxels before each span of each group."""
 
     @property
     def count(self) -> int:
@@ -79,8 +80,8 @@ def loss_sums(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The sums of all terms, flat, and the same in float64 with what backward wants to know; see reference.py."""
     logits, tiles = logits.contiguous(), Tiles(logits)
-    terms, size = _terms(logits, tiles, tensors, kinds, counts, sample, channel, options)
-    outputs = output_count(kinds, counts)
+    terms = _terms(logits, tiles, tensors, kinds, counts, sample, channel, options)
+    outputs, size = output_count(kinds, counts), state_size(logits, tensors, kinds, counts)
     if tiles.count == 0 or outputs == 0:
         return logits.new_zeros(outputs, dtype=torch.float32), logits.new_zeros(size, dtype=torch.float64)
     sums = logits.new_empty(outputs, dtype=torch.float32)
@@ -111,6 +112,7 @@ def loss_sums(
             KIND=term.kind,
             SIGMOID=activation == "sigmoid",
             channels=logits.shape[1],
+            spans=_spans(tiles),
             **tiles.arguments(),
         )
     return sums, state
@@ -130,7 +132,7 @@ def loss_sums_backward(
 ) -> torch.Tensor:
     """Gradient of the logits; see reference.py."""
     logits, tiles = logits.contiguous(), Tiles(logits)
-    terms, _ = _terms(logits, tiles, tensors, kinds, counts, sample, channel, options)
+    terms = _terms(logits, tiles, tensors, kinds, counts, sample, channel, options)
     # one launch without any term writes a gradient of zeros
     launches = [terms[start : start + SLOTS.value] for start in range(0, len(terms), SLOTS.value)] or [[]]
     # rounded once, after the last launch
@@ -146,10 +148,10 @@ def loss_sums_backward(
             out=out,
             state=state,
             table=table,
-            tiles=tiles.count,
             ADD=index > 0,
             **_slots(some, table, activation),
             channels=logits.shape[1],
+            spans=_spans(tiles),
             **tiles.arguments(),
         )
     return out.to(logits.dtype)
@@ -164,8 +166,8 @@ def _terms(
     sample: Sequence[int],
     channel: Sequence[int],
     options: Sequence[float],
-) -> tuple[list[_Term], int]:
-    """The terms that have groups, and the length of the state."""
+) -> list[_Term]:
+    """The terms that have groups."""
     terms, output, starts = [], 0, output_count(kinds, counts)
     for t, (kind, samples, channels) in enumerate(
         zip(kinds, split(sample, counts), split(channel, counts), strict=True)
@@ -177,20 +179,26 @@ def _terms(
             kind = WEIGHTED_BCE_DICE.value if weighted else kind
             terms.append(_Term(kind, [*masks, extra], planes, list(options[3 * t : 3 * t + 3]), output, starts))
             output += SIZES.value[kind] * len(planes)
-            starts += tiles.count * len(planes) if weighted else 0
-    return terms, starts
+            starts += _spans(tiles) * len(planes) if weighted else 0
+    return terms
+
+
+def _spans(tiles: Tiles) -> int:
+    return -(-tiles.words // SPAN.value)
 
 
 def _count_targets(term: _Term, tiles: Tiles, state: torch.Tensor, counters: torch.Tensor) -> None:
-    sizes = {name: tiles.arguments()[name] for name in ("words", "row_words", "mask_words", "TILE")}
     gpu.launch_triton(
         target_starts_kernel,
-        (-(-tiles.count // SPAN.value), len(term.planes)),
+        (-(-_spans(tiles) // SPANS.value), len(term.planes)),
         targets=term.tensors[0],
-        starts=state[term.starts :],
+        state=state,
         counters=counters,
-        tiles=tiles.count,
-        **sizes,
+        starts=term.starts,
+        spans=_spans(tiles),
+        words=tiles.words,
+        row_words=tiles.row_words,
+        mask_words=tiles.mask_words,
     )
 
 
@@ -227,29 +235,29 @@ def _slots(terms: Sequence[_Term], unused: torch.Tensor, activation: str) -> dic
 
 
 @triton.jit
-def target_starts_kernel(targets, starts, counters, words, row_words, mask_words, tiles, TILE: tl.constexpr):
-    """Target voxels of each group before each tile, (groups, tiles)."""
+def target_starts_kernel(targets, state, counters, starts, spans, words, row_words, mask_words):
+    """Target voxels of each group before each span, (groups, spans) from `starts` on in the state."""
     group = tl.program_id(1)
-    tile = tl.program_id(0) * SPAN + tl.arange(0, SPAN)
-    word = tile[:, None] * TILE + tl.arange(0, TILE)[None, :]
+    span = tl.program_id(0) * SPANS + tl.arange(0, SPANS)
+    word = span[:, None] * SPAN + tl.arange(0, SPAN)[None, :]
     row = word // row_words
     index = row * ((row_words + 1) // 2 * 2) + word - row * row_words
     held = tl.load(targets + group.to(tl.int64) * mask_words + index, mask=word < words, other=0)
-    starts += group.to(tl.int64) * tiles
-    tl.store(starts + tile, tl.sum(count_bits(held), axis=1).to(tl.float64), mask=tile < tiles)
+    state += starts + group.to(tl.int64) * spans
+    tl.store(state + span, tl.sum(count_bits(held), axis=1).to(tl.float64), mask=span < spans)
     if is_last(counters + group, tl.num_programs(0)):
         before = tl.zeros((1,), tl.float64)
-        for start in range(0, tiles, 1024):
+        for start in range(0, spans, 1024):
             some = start + tl.arange(0, 1024)
-            counts = tl.load(starts + some, mask=some < tiles, other=0, cache_modifier=".cg")
-            tl.store(starts + some, before + tl.cumsum(counts, 0) - counts, mask=some < tiles)
+            counts = tl.load(state + some, mask=some < spans, other=0, cache_modifier=".cg")
+            tl.store(state + some, before + tl.cumsum(counts, 0) - counts, mask=some < spans)
             before += tl.sum(counts, keep_dims=True)
 
 
 @triton.jit
 def loss_sums_fwd_kernel(
     logits, partials, sums, state, counters, table, options, first, second, extra, output, starts, count,
-    channels, words, row_words, mask_words, voxels, width,
+    channels, spans, words, row_words, mask_words, voxels, width,
     KIND: tl.constexpr, SIGMOID: tl.constexpr,
     TILE: tl.constexpr, PART: tl.constexpr, VECTOR: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
@@ -271,7 +279,7 @@ def loss_sums_fwd_kernel(
         else:
             bce_dice_partials(
                 x, tile * TILE, sizes, first_mask, second_mask,
-                extra + group * count, count, state + starts + group * tiles + tile, out, tiles,
+                extra + group * count, count, state + starts + group * spans + tile * TILE // SPAN, out, tiles,
                 KIND == WEIGHTED_BCE_DICE, SIGMOID, TILE, PART, VECTOR, ROWS,
             )  # fmt: skip
     if is_last(counters + tl.program_id(1), tiles):
@@ -287,7 +295,7 @@ def loss_sums_fwd_kernel(
 def loss_sums_bwd_kernel(
     grad, logits, out, state, table, options,
     first0, second0, extra0, first1, second1, extra1, first2, second2, extra2, first3, second3, extra3,
-    channels, words, row_words, mask_words, voxels, width, tiles,
+    channels, spans, words, row_words, mask_words, voxels, width,
     KINDS: tl.constexpr, SIGMOID: tl.constexpr, ADD: tl.constexpr,
     TILE: tl.constexpr, PART: tl.constexpr, VECTOR: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
@@ -318,8 +326,9 @@ def loss_sums_bwd_kernel(
                     else:
                         slopes = bce_dice_slopes(
                             slopes, x, part, sizes, first, second,
-                            extras[slot] + group * count, count, state + starts + group * tiles + tile, grad + at,
-                            KINDS[slot] == WEIGHTED_BCE_DICE, SIGMOID, TILE, PART, VECTOR, ROWS,
+                            extras[slot] + group * count, count, state + starts + group * spans + part // SPAN,
+                            grad + at,
+                            KINDS[slot] == WEIGHTED_BCE_DICE, SIGMOID, SPAN, PART, VECTOR, ROWS,
                         )  # fmt: skip
         _, row, place, exists = words_at(part, sizes, PART, ROWS)
         offsets, inside = voxels_of(row, place, exists, sizes, ROWS)

@@ -137,10 +137,10 @@ def bce_dice_partials(
 @triton.jit
 def bce_dice_slopes(
     slopes, x, first, sizes, targets, known, weights, count, before, grad,
-    WEIGHTED: tl.constexpr, SIGMOID: tl.constexpr, TILE: tl.constexpr, PART: tl.constexpr, VECTOR: tl.constexpr,
+    WEIGHTED: tl.constexpr, SIGMOID: tl.constexpr, SPAN: tl.constexpr, PART: tl.constexpr, VECTOR: tl.constexpr,
     ROWS: tl.constexpr,
 ):  # fmt: skip
-    """`slopes` and those of the six sums, whose gradients are at `grad`."""
+    """`slopes` and those of the six sums, whose gradients are at `grad`; `before` counts up to a multiple of SPAN."""
     k = load_words(known, first, sizes, PART, ROWS)
     of_targets = load_words(targets, first, sizes, PART, ROWS)
     # 1 where there is no target, which is shorter with the logistic function; 0 where nothing is known
@@ -155,7 +155,7 @@ def bce_dice_slopes(
         else:
             target = bits_of(of_targets, VECTOR)
             if WEIGHTED:
-                start = first // TILE * TILE
+                start = first // SPAN * SPAN
                 earlier = tl.load(before).to(tl.int32)
                 for part in range(start, first, PART):
                     earlier += tl.sum(count_bits(load_words(targets, part, sizes, PART, ROWS)))
