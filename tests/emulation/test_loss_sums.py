@@ -94,7 +94,7 @@ def test_more_terms_than_a_launch_takes(triton):
 
 def test_strides_and_other_types(triton):
     """A turned volume, a CT of int16, weights of float64, and no groups."""
-    region, plain, weighted, attenuation = all_terms((2, 5, 37))
+    _, plain, weighted, attenuation = all_terms((2, 5, 37))
     ct = attenuation.ct.to(torch.int16).transpose(2, 3).contiguous().transpose(2, 3)
     none = BitMasks.zeros(0, (2, 5, 37), torch.device("cpu"))
     terms = [
@@ -112,14 +112,14 @@ def test_logits_that_are_not_numbers(triton):
     known = mask(0, 1, *shape)
     x = noise(1, 1, 1, *shape)
     x[0, 0][~known[0]] = float("nan")
-    term = BceDice(pack_masks(mask(1, 1, *shape)), pack_masks(known), [0], [0])
+    targets = pack_masks(mask(1, 1, *shape))
     leaf = x.requires_grad_()
-    (sums,) = loss_sums(leaf, [term], impl="triton")
+    (sums,) = loss_sums(leaf, [BceDice(targets, pack_masks(known), [0], [0])], impl="triton")
     assert sums.isfinite().all()
     sums.sum().backward()
     assert leaf.grad.isfinite().all()
     everywhere = BitMasks.full(1, shape, torch.device("cpu"))
-    for term in (BceDice(term.targets, everywhere, [0], [0]), RegionSums(everywhere, [0], [0])):
+    for term in (BceDice(targets, everywhere, [0], [0]), RegionSums(everywhere, [0], [0])):
         assert loss_sums(leaf, [term], impl="triton")[0].isnan().any()
 
 

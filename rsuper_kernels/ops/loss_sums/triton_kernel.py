@@ -102,7 +102,7 @@ def loss_sums(
             state=state,
             counters=counters,
             table=table,
-            options=gpu.table(term.options, torch.float64, logits.device),
+            settings=gpu.table(term.options, torch.float64, logits.device),
             first=first,
             second=second,
             extra=extra,
@@ -230,7 +230,7 @@ def _slots(terms: Sequence[_Term], unused: torch.Tensor, activation: str) -> dic
         arguments.update(zip(names, tensors, strict=True))
     options = [option for term in terms for option in term.options]
     kinds = [term.kind for term in terms] + [NOTHING.value] * (SLOTS.value - len(terms))
-    arguments["options"] = gpu.table(options, torch.float64, unused.device)
+    arguments["settings"] = gpu.table(options, torch.float64, unused.device)
     return {**arguments, "KINDS": tuple(kinds), "SIGMOID": activation == "sigmoid"}
 
 
@@ -256,7 +256,7 @@ def target_starts_kernel(targets, state, counters, starts, spans, words, row_wor
 
 @triton.jit
 def loss_sums_fwd_kernel(
-    logits, partials, sums, state, counters, table, options, first, second, extra, output, starts, count,
+    logits, partials, sums, state, counters, table, settings, first, second, extra, output, starts, count,
     channels, spans, words, row_words, mask_words, voxels, width,
     KIND: tl.constexpr, SIGMOID: tl.constexpr,
     TILE: tl.constexpr, PART: tl.constexpr, VECTOR: tl.constexpr, ROWS: tl.constexpr,
@@ -274,7 +274,7 @@ def loss_sums_fwd_kernel(
         elif KIND == ATTENUATION:
             attenuation_partials(
                 x, tile * TILE, sizes, extra + plane_start(plane // channels, voxels, ROWS), first_mask, second_mask,
-                options, out, tiles, SIGMOID, TILE, PART, VECTOR, ROWS,
+                settings, out, tiles, SIGMOID, TILE, PART, VECTOR, ROWS,
             )  # fmt: skip
         else:
             bce_dice_partials(
@@ -286,14 +286,14 @@ def loss_sums_fwd_kernel(
         for entry in range(tl.load(begins), tl.load(begins + 1)):
             at = output + tl.load(table + entry).to(tl.int64) * SIZES[KIND]
             if KIND == ATTENUATION:
-                add_up_moments(partials + at * tiles, tiles, tl.load(options + 2), sums + at, state + at)
+                add_up_moments(partials + at * tiles, tiles, tl.load(settings + 2), sums + at, state + at)
             else:
                 add_up(partials + at * tiles, tiles, sums + at, state + at, SIZES[KIND])
 
 
 @triton.jit
 def loss_sums_bwd_kernel(
-    grad, logits, out, state, table, options,
+    grad, logits, out, state, table, settings,
     first0, second0, extra0, first1, second1, extra1, first2, second2, extra2, first3, second3, extra3,
     channels, spans, words, row_words, mask_words, voxels, width,
     KINDS: tl.constexpr, SIGMOID: tl.constexpr, ADD: tl.constexpr,
@@ -320,7 +320,7 @@ def loss_sums_bwd_kernel(
                     elif KINDS[slot] == ATTENUATION:
                         ct = extras[slot] + plane_start(plane // channels, voxels, ROWS)
                         slopes = attenuation_slopes(
-                            slopes, x, part, sizes, ct, first, second, options + 3 * slot, state + at, grad + at,
+                            slopes, x, part, sizes, ct, first, second, settings + 3 * slot, state + at, grad + at,
                             SIGMOID, PART, VECTOR, ROWS,
                         )  # fmt: skip
                     else:
