@@ -77,6 +77,21 @@ def readable(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(_READ_AS.get(tensor.dtype, tensor.dtype)).contiguous()
 
 
+# Voxels of a program where masks are not bits.
+BLOCK = 1024
+
+
+def block_arguments(logits: torch.Tensor) -> dict[str, Any]:
+    """What kernels over blocks of voxels call the sizes of a plane of logits (B, C, D, H, W) and of a block."""
+    voxels = logits.shape[2:].numel()
+    return {"voxels": voxels, "BLOCK": BLOCK, "ROWS": (ODD if voxels % 16 else ALIGNED).value}
+
+
+def block_count(logits: torch.Tensor) -> int:
+    """Blocks of a plane."""
+    return -(-logits.shape[2:].numel() // BLOCK)
+
+
 # tiles
 
 
@@ -110,6 +125,19 @@ def voxels_of(row, place, exists, sizes, ROWS: tl.constexpr):
 def plane_start(plane, voxels, ROWS: tl.constexpr):
     """Index of the first voxel of a plane."""
     return plane.to(tl.int64) * (voxels if ROWS == ODD else voxels // 16 * 16)
+
+
+@triton.jit
+def block_of(block, voxels, BLOCK: tl.constexpr, ROWS: tl.constexpr):
+    """Offsets of a block's voxels within a plane, and which of them exist."""
+    offsets = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    return offsets, offsets < (voxels // 16 * 16 if ROWS == ALIGNED else voxels)
+
+
+@triton.jit
+def load_block(numbers, plane, voxels, offsets, inside, ROWS: tl.constexpr):
+    """Numbers of any type of a block of one plane, as float32."""
+    return tl.load(numbers + plane_start(plane, voxels, ROWS) + offsets, mask=inside, other=0).to(tl.float32)
 
 
 @triton.jit

@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from rsuper_kernels import gpu
+from rsuper_kernels import gpu, native
 from rsuper_kernels.ops.attenuation_stats.triton_kernel import add_up_moments
 from rsuper_kernels.ops.loss_sums.op import STATE_WORDS, output_count, state_size
 from rsuper_kernels.ops.loss_sums.triton_terms import (
@@ -23,7 +23,7 @@ from rsuper_kernels.ops.loss_sums.triton_terms import (
     region_partials,
     region_slopes,
 )
-from rsuper_kernels.tables import split
+from rsuper_kernels.tables import groups_of_planes, split
 from rsuper_kernels.tiles import (
     LANES,
     Tiles,
@@ -91,17 +91,17 @@ def loss_sums(
     for term in terms:
         if term.kind == WEIGHTED_BCE_DICE.value:
             _count_targets(term, tiles, state, counters)
-        planes, table = _table_of_planes(term, logits.device)
+        planes = sorted(set(term.planes))
         first, second, extra = term.tensors
         gpu.launch_triton(
             loss_sums_fwd_kernel,
-            (tiles.count, planes),
+            (tiles.count, len(planes)),
             logits=logits,
             partials=partials,
             sums=sums,
             state=state,
             counters=counters,
-            table=table,
+            table=gpu.table(groups_of_planes(term.planes, planes), torch.int32, logits.device),
             settings=gpu.table(term.options, torch.float64, logits.device),
             first=first,
             second=second,
@@ -174,7 +174,7 @@ def _terms(
     ):
         masks, extra = [halves(words) for words in tensors[3 * t : 3 * t + 2]], readable(tensors[3 * t + 2])
         weighted = kind == BCE_DICE.value and extra.numel() > 0
-        planes = [b * logits.shape[1] + c for b, c in zip(samples, channels, strict=True)]
+        planes = native.planes_of(logits, samples, channels)
         if planes:
             kind = WEIGHTED_BCE_DICE.value if weighted else kind
             terms.append(_Term(kind, [*masks, extra], planes, list(options[3 * t : 3 * t + 3]), output, starts))
@@ -200,14 +200,6 @@ def _count_targets(term: _Term, tiles: Tiles, state: torch.Tensor, counters: tor
         row_words=tiles.row_words,
         mask_words=tiles.mask_words,
     )
-
-
-def _table_of_planes(term: _Term, device: torch.device) -> tuple[int, torch.Tensor]:
-    """How many planes a term has groups on, and a table: those planes, where their groups begin and end, the groups."""
-    planes = sorted(set(term.planes))
-    groups = sorted(range(len(term.planes)), key=lambda group: term.planes[group])
-    begins = itertools.accumulate((term.planes.count(plane) for plane in planes), initial=2 * len(planes) + 1)
-    return len(planes), gpu.table([*planes, *begins, *groups], torch.int32, device)
 
 
 def _table_of_slots(terms: Sequence[_Term], planes: int, device: torch.device) -> torch.Tensor:
