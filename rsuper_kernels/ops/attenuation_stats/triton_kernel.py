@@ -87,7 +87,8 @@ def _statistics(
     """In float32 and in float64."""
     groups, blocks = len(of_group), block_count(logits)
     if blocks == 0 or groups == 0:
-        return tuple(logits.new_zeros(groups, 2, 3, dtype=dtype) for dtype in (torch.float32, torch.float64))
+        zeros = logits.new_zeros(groups, 2, 3, dtype=torch.float64)
+        return zeros.float(), zeros
     sums = logits.new_empty(groups, 2, 3, dtype=torch.float32)
     state = logits.new_empty(groups, 2, 3, dtype=torch.float64)
     planes = sorted(set(of_group))
