@@ -340,8 +340,10 @@ extern "C" __global__ void __launch_bounds__(kThreads)
       const bool inside = piece.bits >> threadIdx.x % 32 & 1;
       uint32_t selected[kSelections];
       for (int s = 0; s < kSelections; ++s) selected[s] = __ballot_sync(kAllLanes, inside && key >= search.found[s]);
+      __syncwarp();  // all lanes have read what the first one writes
       if (threadIdx.x % 32 == 0) {
-        for (int s = 0; s < kSelections; ++s) reinterpret_cast<uint32_t*>(masks[s])[piece.place] |= selected[s];
+        // nobody else writes there; a GPU does not wait for atomics whose result nobody wants
+        for (int s = 0; s < kSelections; ++s) atomicOr(reinterpret_cast<uint32_t*>(masks[s]) + piece.place, selected[s]);
         if (keep_bodies) reinterpret_cast<uint32_t*>(body)[piece.place] = selected[kBody];
       }
       if (selected[kBody] >> threadIdx.x % 32 & 1)
