@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles and loads device.cpp, once for a torch. Before the first backward of a process: torch counts devices then."""
+"""Compiles and loads device.cpp, before the first backward of a process, when torch counts devices."""
 
 from __future__ import annotations
 

@@ -26,7 +26,6 @@ FREE = {
     "aten::empty_strided",
     "aten::new_empty",
     "aten::new_empty_strided",
-    "aten::record_stream",
     "aten::_unsafe_view",
     "aten::lift_fresh",
     "aten::is_pinned",

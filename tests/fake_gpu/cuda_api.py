@@ -141,12 +141,13 @@ def patched(device: FakeDevice) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for name, value in replacements.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
-        stack.enter_context(mock.patch.object(torch.Tensor, "pin_memory", lambda tensor, _=None: device.pin(tensor)))
-        stack.enter_context(
-            mock.patch.object(torch.Tensor, "is_pinned", lambda tensor, _=None: device.is_pinned(tensor))
-        )
+        for name, method in {
+            "pin_memory": lambda tensor, _=None: device.pin(tensor),
+            "is_pinned": lambda tensor, _=None: device.is_pinned(tensor),
+            "record_stream": lambda tensor, stream: None,
+        }.items():
+            stack.enter_context(mock.patch.object(torch.Tensor, name, method))
         # backends without an emulator have no GPU here
-        stack.enter_context(
-            mock.patch.object(gpu, "_on_gpu", lambda *_: (False, "the fake device has no emulator for it"))
-        )
+        nothing = (False, "the fake device has no emulator for it")
+        stack.enter_context(mock.patch.object(gpu, "_on_gpu", return_value=nothing))
         yield

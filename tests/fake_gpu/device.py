@@ -27,6 +27,7 @@ SYNCING = {
     "aten::is_nonzero",
     "aten::masked_select",
     "aten::nonzero",
+    "aten::repeat_interleave",
     "aten::unique_consecutive",
     "aten::unique_dim",
 }
@@ -101,11 +102,11 @@ class FakeDevice(TorchDispatchMode):
         if parts is not NotImplemented:
             return parts
         name = func._schema.name
-        self._watch(name, args, kwargs, tensors, onto)
+        crosses = self._watch(name, args, kwargs, tensors, onto)
         if onto is not None:
             kwargs["device"] = torch.device("cpu")
         kwargs.pop("pin_memory", None)
-        return self._run(func, name, args, kwargs, onto is None or onto.type == "cuda")
+        return self._run(func, name, args, kwargs, crosses, onto is None or onto.type == "cuda")
 
     @contextlib.contextmanager
     def _inside(self, op: str) -> Iterator[None]:
@@ -116,17 +117,16 @@ class FakeDevice(TorchDispatchMode):
         finally:
             counts.op = before
 
-    def _run(self, func: Any, name: str, args: Any, kwargs: Any, stays: bool) -> Any:
+    def _run(self, func: Any, name: str, args: Any, kwargs: Any, crosses: bool, stays: bool) -> Any:
         inner_args, inner_kwargs = tree_map(unwrap, args), tree_map(unwrap, kwargs)
-        if name == "aten::record_stream":
-            return None
         if name == "aten::_to_copy":
             # a copy to another device is one, whatever torch would save on one and the same
             inner_kwargs.pop("non_blocking", None)
         out = func(*inner_args, **inner_kwargs)
         if name in FACTORIES:
             _poison(out)
-        self._count(func, inner_args, inner_kwargs, out)
+        if not crosses:  # a copy between host and device is no kernel
+            self._count(func, inner_args, inner_kwargs, out)
         self._write_down(func, name, inner_args, inner_kwargs, out)
         if not stays:
             return out
@@ -139,8 +139,8 @@ class FakeDevice(TorchDispatchMode):
 
         return tree_map(wrap, out)
 
-    def _watch(self, name: str, args: Any, kwargs: Any, tensors: list[torch.Tensor], onto: torch.device | None) -> None:
-        """Find what makes the host wait, and tensors that are on the CPU by mistake."""
+    def _watch(self, name: str, args: Any, kwargs: Any, tensors: list[torch.Tensor], onto: torch.device | None) -> bool:
+        """Find what makes the host wait, and tensors on the CPU by mistake; whether it copies to or from the host."""
         on_host = [t for t in tensors if not isinstance(t, FakeTensor) and t.ndim > 0]
         if name in ("aten::_to_copy", "aten::copy_"):
             source = args[0] if name == "aten::_to_copy" else args[1]
@@ -150,8 +150,10 @@ class FakeDevice(TorchDispatchMode):
                     self._sync(f"copy from {'pageable' if not self.is_pinned(source) else 'pinned'} memory")
                 else:
                     self.counts.uploads[caller()] += 1
-            elif (onto is not None and onto.type == "cpu") or (on_host and name == "aten::copy_"):
+                return True
+            if (onto is not None and onto.type == "cpu") or (name == "aten::copy_" and on_host):
                 self._sync("copy to the host")
+                return True
         elif name in INDEXING:
             masks = [t for t in tree_leaves(args[1]) if isinstance(t, torch.Tensor)]
             if any(t.dtype in (torch.bool, torch.uint8) for t in masks):
@@ -161,9 +163,8 @@ class FakeDevice(TorchDispatchMode):
         elif name in SYNCING:
             self._sync(name)
         elif on_host:
-            raise RuntimeError(
-                f"{name}: expected all tensors on cuda:0, got one of {tuple(on_host[0].shape)} on the CPU"
-            )
+            raise RuntimeError(f"{name}: expected all tensors on cuda:0, got {tuple(on_host[0].shape)} on the CPU")
+        return False
 
     def _sync(self, what: str) -> None:
         where = f"{what.removeprefix('aten::')} in {caller()}"
@@ -203,25 +204,21 @@ class _Launcher:
 
     def triton(self, kernel: Any, grid: tuple[int, ...], arguments: Mapping[str, Any], warps: int) -> None:
         held = {name: _on_device(name, value) for name, value in arguments.items()}
-        self._run(
-            getattr(kernel, "fn", kernel).__name__,
-            list(held.values()),
-            lambda: self._emulator.triton(kernel, grid, held, warps),
-        )
+        name = getattr(kernel, "fn", kernel).__name__
+        self._run(name, lambda: self._emulator.triton(kernel, grid, held, warps))
 
     def cuda(
         self, source: str, kernel: str, grid: tuple[int, ...], threads: int, arguments: Sequence[Argument], shared: int
     ) -> None:
         held = [_on_device(str(place), value) for place, value in enumerate(arguments)]
-        self._run(kernel, held, lambda: self._emulator.cuda(source, kernel, grid, threads, held, shared))
+        self._run(kernel, lambda: self._emulator.cuda(source, kernel, grid, threads, held, shared))
 
-    def _run(self, name: str, arguments: list[Any], launch: Callable[[], None]) -> None:
-        tensors = [value for value in arguments if isinstance(value, torch.Tensor)]
+    def _run(self, name: str, launch: Callable[[], None]) -> None:
         traffic = getattr(self._emulator, "traffic", None)
 
         def run() -> tuple[int, int]:
             launch()
-            return traffic(tensors) if traffic is not None else (0, 0)
+            return traffic() if traffic is not None else (0, 0)
 
         self._device.launched(name, run)
 

@@ -35,6 +35,9 @@ class FakeTensor(torch.Tensor):
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"FakeTensor({self.held})"
 
+    def data_ptr(self) -> int:
+        raise RuntimeError("cannot access data pointer: the memory of the fake device is out of reach")
+
     def tolist(self) -> Any:
         return self.cpu().tolist()
 

@@ -47,17 +47,24 @@ class Shim:
         self._folder = folder
         self._seeds = itertools.count(1)
 
+    _listener: Path | None = None
+    """A C++ source, linked to the kernels, that their accesses to memory are announced to, as to ThreadSanitizer."""
+
+    def _prepare(self, library: ctypes.CDLL, copies: dict[int, int]) -> None:
+        """Called before a launch with the addresses of all storages, and of the copies that the kernel works on."""
+
     def cuda(
         self, source: str, kernel: str, grid: tuple[int, ...], threads: int, arguments: Sequence[Argument], shared: int
     ) -> None:
         """See `gpu.Launcher.cuda`. Raises RuntimeError for what a GPU might not forgive."""
         folder = self._folder or gpu.sources() / "cuda"
         path = folder / f"{source}.cu"
-        function = getattr(_library(path, path.read_text()), f"launch_{kernel}")
+        function = getattr(_library(path, path.read_text(), self._listener), f"launch_{kernel}")
         function.restype = ctypes.c_char_p
         seed = next(self._seeds)
         guarded: dict[int, _Guarded] = {}
         words = [_word(argument, guarded) for argument in arguments]
+        self._prepare(library, {original: copy.address for original, copy in guarded.items()})
         error = function(
             (ctypes.c_int64 * 3)(*grid, *[1] * (3 - len(grid))),
             ctypes.c_int64(threads),
@@ -111,7 +118,7 @@ def _libc() -> Any:
 
 
 @functools.cache
-def _library(path: Path, code: str) -> ctypes.CDLL:
+def _library(path: Path, code: str, listener: Path | None = None) -> ctypes.CDLL:
     """A source as a library with a function launch_<kernel> for each kernel; compiled once for each of its contents."""
     kernels = _KERNEL.findall(code)
     code = _DYNAMIC.sub(r"\1* \2 = static_cast<\1*>(shim::dynamic_memory());", code)
@@ -123,7 +130,8 @@ def _library(path: Path, code: str) -> ctypes.CDLL:
     ]
     text = "\n".join([f'#include "{_HEADER}"', f'#line 1 "{path}"', code, *launchers, ""])
     headers = sorted((gpu.sources() / "include" / "rsuper").glob("*.h"))
-    contents = [text, *_FLAGS, *(header.read_text() for header in (_HEADER, *headers))]
+    listened = [] if listener is None else [listener]
+    contents = [text, *_FLAGS, *(file.read_text() for file in (_HEADER, *headers, *listened))]
     name = hashlib.sha256("\0".join(contents).encode()).hexdigest()[:24]
     folder = Path(tempfile.gettempdir()) / f"rsuper-shim-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -132,7 +140,9 @@ def _library(path: Path, code: str) -> ctypes.CDLL:
         with tempfile.TemporaryDirectory(dir=folder) as work:
             (Path(work) / "source.cpp").write_text(text)
             include = f"-I{gpu.sources() / 'include'}"
-            command = ["g++", *_FLAGS, include, f"-I{path.parent}", f"{work}/source.cpp", "-o", f"{work}/out.so"]
-            subprocess.run(command, check=True)
+            announce = ["-fsanitize=thread"] if listened else []
+            command = ["g++", *_FLAGS, *announce, "-c", include, f"-I{path.parent}", "-o", f"{work}/source.o"]
+            subprocess.run([*command, f"{work}/source.cpp"], check=True)
+            subprocess.run(["g++", *_FLAGS, f"{work}/source.o", *listened, "-o", f"{work}/out.so"], check=True)
             os.replace(f"{work}/out.so", library)  # whole, also for those who compile it at the same time
     return ctypes.CDLL(str(library))
