@@ -23,6 +23,7 @@ import torch
 
 from rsuper_kernels import gpu
 from rsuper_kernels.gpu import Argument
+from tests.emulation.compiler import cache_folder
 
 _HEADER = Path(__file__).with_name("shim.h")
 _FLAGS = (
@@ -59,7 +60,8 @@ class Shim:
         """See `gpu.Launcher.cuda`. Raises RuntimeError for what a GPU might not forgive."""
         folder = self._folder or gpu.sources() / "cuda"
         path = folder / f"{source}.cu"
-        function = getattr(_library(path, path.read_text(), self._listener), f"launch_{kernel}")
+        library = _library(path, path.read_text(), self._listener)
+        function = getattr(library, f"launch_{kernel}")
         function.restype = ctypes.c_char_p
         seed = next(self._seeds)
         guarded: dict[int, _Guarded] = {}
@@ -87,8 +89,10 @@ def _word(argument: Argument, guarded: dict[int, _Guarded]) -> int:
     storage = argument.untyped_storage()
     if storage.nbytes() == 0:
         return 0
-    copy = guarded.setdefault(storage.data_ptr(), _Guarded(storage.data_ptr(), storage.nbytes()))
-    return copy.address + argument.data_ptr() - storage.data_ptr()
+    start = storage.data_ptr()
+    if start not in guarded:
+        guarded[start] = _Guarded(start, storage.nbytes())
+    return guarded[start].address + argument.data_ptr() - start
 
 
 class _Guarded:
@@ -133,11 +137,9 @@ def _library(path: Path, code: str, listener: Path | None = None) -> ctypes.CDLL
     listened = [] if listener is None else [listener]
     contents = [text, *_FLAGS, *(file.read_text() for file in (_HEADER, *headers, *listened))]
     name = hashlib.sha256("\0".join(contents).encode()).hexdigest()[:24]
-    folder = Path(tempfile.gettempdir()) / f"rsuper-shim-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    library = folder / f"{path.stem}-{name}.so"
+    library = cache_folder() / f"{path.stem}-{name}.so"
     if not library.exists():
-        with tempfile.TemporaryDirectory(dir=folder) as work:
+        with tempfile.TemporaryDirectory(dir=cache_folder()) as work:
             (Path(work) / "source.cpp").write_text(text)
             include = f"-I{gpu.sources() / 'include'}"
             announce = ["-fsanitize=thread"] if listened else []
