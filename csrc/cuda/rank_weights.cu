@@ -150,7 +150,6 @@ __device__ void sort_pass(const Item* in, Item* out, int count, int shift, int (
     int place = has_item && before == 0 ? atomicAdd(&starts[warp][own_digit], __popc(alike)) : 0;
     place = __shfl_sync(kAllLanes, place, __ffs(alike) - 1) + before;
     if (has_item) out[place] = item;
-    __syncwarp();
   }
   __syncthreads();
 }

@@ -91,7 +91,7 @@ def test_odd_selections(cuda):
 
 def test_select_in_balls(cuda):
     """One tumour on each of two planes: what it adds, what it takes, and the box that it leaves to the next."""
-    shape = (3, 5, 70)
+    shape = (3, 15, 70)  # words for several warps
     allowed = random_mask(2, *shape, density=0.8)
     taken = random_mask(3, 2, *shape, density=0.2, seed=1)
     available = allowed[[0, 1]] & ~taken[1]
@@ -173,8 +173,9 @@ def test_foreground_weights_beyond_float(cuda):
     torch.testing.assert_close(got, expected, rtol=2e-6, atol=0)
 
 
-def test_more_voxels_than_threads(cuda):
-    shape = (5, 9, 70)
+@pytest.mark.parametrize("shape", [(5, 9, 70), (30, 40, 3)])
+def test_many_tiles(cuda, shape):
+    """More voxels, and more words, than threads."""
     probability = probabilities("ties", 1, *shape)
     mask = random_mask(1, *shape, density=0.9)
     got, expected = (rank_weights(probability, mask, [4000], impl=impl) for impl in ("cuda", "reference"))
