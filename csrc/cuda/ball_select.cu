@@ -122,8 +122,10 @@ __device__ int voxels_in(const Ball& ball, const Available& available, const Vol
 }
 
 __device__ int voxels_in(const Available& available, const Volume& volume, int* of_warps) {
+  const int words = static_cast<int>(volume.words());
   int count = 0;
-  for (int64_t i = threadIdx.x; i < volume.words(); i += kThreads) count += __popcll(available.word(i));
+#pragma unroll 4
+  for (int i = threadIdx.x; i < words; i += kThreads) count += __popcll(available.word(i));
   return block_sum(count, of_warps);
 }
 
@@ -234,11 +236,13 @@ __device__ void find_bin(const uint32_t* histogram, int rank, int* bin, int* abo
 __device__ void write_box(const Available& available, const Volume& volume, int* box, int32_t* out) {
   if (threadIdx.x < 6) box[threadIdx.x] = kNothing;
   __syncthreads();
+  const int words = static_cast<int>(volume.words());
   int most[6] = {kNothing, kNothing, kNothing, kNothing, kNothing, kNothing};
-  for (int64_t i = threadIdx.x; i < volume.words(); i += kThreads) {
+#pragma unroll 4
+  for (int i = threadIdx.x; i < words; i += kThreads) {
     const Word word = available.word(i);
     if (word == 0) continue;
-    const int k = static_cast<int>(i % volume.row_words), row = static_cast<int>(i / volume.row_words);
+    const int k = i % volume.row_words, row = i / volume.row_words;
     const int z = row / volume.height, y = row % volume.height;
     const int first = 64 * k + __ffsll(static_cast<long long>(word)) - 1;
     const int last = 64 * k + 63 - __clzll(static_cast<long long>(word));
