@@ -2,7 +2,7 @@
 """Builds the optional compiled module `rsuper_kernels._C` with CMake; everything else is in pyproject.toml.
 
 Without a compiler the install goes on in pure Python, after one warning. Two environment variables change that:
-RSUPER_NO_NATIVE=1 leaves the compiled module out, RSUPER_REQUIRE_NATIVE=1 makes a failed build an error. The CUDA kernels
+RSUPER_NO_NATIVE=1 leaves the compiled module out, RSUPER_REQUIRE_NATIVE=1 makes a failed build an error. CUDA kernels
 come as sources, which NVRTC compiles at their first use; with RSUPER_CUDA=1, nvcc compiles them now, too.
 """
 
@@ -85,7 +85,7 @@ class CMakeBuild(build_ext):
 
 
 class BuildWithSources(build_py):
-    """Takes the sources of the CUDA kernels along, as rsuper_kernels/csrc; in a checkout they are found where they are."""
+    """Takes the sources of the CUDA kernels along, as rsuper_kernels/csrc; a checkout has them where they are."""
 
     def run(self) -> None:
         super().run()
