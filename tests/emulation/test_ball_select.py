@@ -29,7 +29,7 @@ def agree(probability, available, centre, radii, needed, counts, spacing=(1.0, 1
         ball_select(
             probability,
             available,
-            torch.tensor(centre),
+            torch.tensor(centre, dtype=torch.int64),
             radii,
             needed,
             counts,
@@ -87,6 +87,17 @@ def test_odd_selections(cuda):
     assert got.flatten(1).sum(1)[:2].tolist() == [0, 0]
     agree(probabilities("ties", 3, *shape), available, [3, 30, 400], [[2.0]] * 3, [5] * 3, [[4, 9, 1, 0, 99]] * 3)
     agree(probabilities("ties", 3, *shape), available, [3, 30, 400], [[2.0]] * 3, [5] * 3, [[]] * 3)
+
+
+def test_strides_and_no_planes(cuda):
+    shape = (2, 70, 3, 4)
+    probability, available = (
+        x.transpose(1, 3) for x in (probabilities("noise", *shape), random_mask(*shape, density=0.5))
+    )
+    agree(probability, available, [100, 500], [[2.0], [9.0]], [5, 5], [[4, 9], [50, 3]])
+    got, expected = (rank_weights(probability, available, [700] * 2, impl=impl) for impl in ("cuda", "reference"))
+    torch.testing.assert_close(got, expected, rtol=2e-6, atol=0)
+    agree(probability[:0], available[:0], [], [], [], [])
 
 
 def test_select_in_balls(cuda):
