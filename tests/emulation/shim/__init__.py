@@ -27,7 +27,7 @@ from tests.emulation.compiler import cache_folder
 
 _HEADER = Path(__file__).with_name("shim.h")
 _FLAGS = (
-    *("-std=c++17", "-O1", "-fPIC", "-shared", "-fvisibility=hidden"),
+    *("-std=c++17", "-O1", "-fPIC"),
     "-ffp-contract=off",  # as gpu.COMPILE_OPTIONS
     "-U_FORTIFY_SOURCE",  # jumps from stack to stack look like errors to it
     *("-Wall", "-Werror", "-Wno-unused", "-Wno-unknown-pragmas"),
@@ -142,9 +142,11 @@ def _library(path: Path, code: str, listener: Path | None = None) -> ctypes.CDLL
         with tempfile.TemporaryDirectory(dir=cache_folder()) as work:
             (Path(work) / "source.cpp").write_text(text)
             include = f"-I{gpu.sources() / 'include'}"
-            announce = ["-fsanitize=thread"] if listened else []
-            command = ["g++", *_FLAGS, *announce, "-c", include, f"-I{path.parent}", "-o", f"{work}/source.o"]
+            # hidden: each library has a machine of its own
+            own = ["-c", "-fvisibility=hidden", *(["-fsanitize=thread"] if listened else [])]
+            command = ["g++", *_FLAGS, *own, include, f"-I{path.parent}", "-o", f"{work}/source.o"]
             subprocess.run([*command, f"{work}/source.cpp"], check=True)
-            subprocess.run(["g++", *_FLAGS, f"{work}/source.o", *listened, "-o", f"{work}/out.so"], check=True)
+            command = ["g++", *_FLAGS, "-shared", f"{work}/source.o", *listened, "-o", f"{work}/out.so"]
+            subprocess.run(command, check=True)
             os.replace(f"{work}/out.so", library)  # whole, also for those who compile it at the same time
     return ctypes.CDLL(str(library))
