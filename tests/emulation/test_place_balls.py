@@ -13,7 +13,8 @@ from tests.ops.test_backends import KINDS, noise, probabilities
 
 @pytest.fixture(autouse=True)
 def few_programs(monkeypatch):
-    monkeypatch.setattr(kernels, "TILE", 2048)
+    monkeypatch.setattr(kernels, "TILE", 1024)
+    monkeypatch.setattr(kernels, "PROGRAMS", 2)
     monkeypatch.setattr(kernels, "HALF_WORDS", 256)
 
 
