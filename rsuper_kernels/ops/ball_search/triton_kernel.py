@@ -338,9 +338,9 @@ def search_kernel(
     voxels, all_tiles = depth * height * width, tl.cdiv(depth * height, ROWS)
     tiles = tl.cdiv(rows_of_box(boxes, searches, n), ROWS)
     screened, maxima, firsts = screened + n * all_tiles, maxima + n * all_tiles, firsts + n * all_tiles
-    known = tl.load(counters + count + n).to(tl.float32, bitcast=True)
     for tile in range(tl.program_id(0), tiles, programs):
         best, first = tl.full([], -1.0, tl.float64), voxels
+        known = tl.load(counters + count + n).to(tl.float32, bitcast=True)
         if may_win(tl.load(screened + tile), known, tl.load(near + 2 * n + 1)):
             scores, index = tile_scores(
                 q, boxes, searches, steps, ends, weights, profile,
