@@ -44,11 +44,11 @@ def place_balls(
         taken = unions[1].index_select(0, rows)
         free = words.index_select(0, gpu.table([mask[t] for t in chosen], torch.int64, device)) & ~taken
         pairs = [(sample[p] * logits.shape[1] + channel[p], n) for n, p in enumerate(planes)]
-        q, boxes = fields(logits, free, pairs, activation)
+        searched, boxes = fields(logits, free, pairs, activation)
         each = range(len(chosen))
-        centre, _ = search(q, boxes, each, each, [diameters[t] for t in chosen], spacing, sigma)
+        centre, _ = search(searched, boxes, each, each, [diameters[t] for t in chosen], spacing, sigma)
         selected = ball_select(
-            q,
+            searched.q,
             unpack_masks(free, logits.shape[-1]),
             centre,
             [radius for t in chosen for radius in schedules[t]],
