@@ -87,8 +87,8 @@ using Shape3 = std::array<std::int64_t, 3>;  // (D, H, W)
 using TermPointer = std::unique_ptr<rsuper::Term>;
 
 TermPointer region_term(const Shape3& shape, const TypedAddress& regions, const Integers& planes, const Integers& rows,
-                        bool sigmoid) {
-  return std::make_unique<rsuper::RegionTerm>(mask(regions, volume_of(shape)), planes, rows, sigmoid);
+                        bool sigmoid, bool count_voxels) {
+  return std::make_unique<rsuper::RegionTerm>(mask(regions, volume_of(shape)), planes, rows, sigmoid, count_voxels);
 }
 
 TermPointer bce_dice_term(const Shape3& shape, const TypedAddress& targets, const TypedAddress& known,

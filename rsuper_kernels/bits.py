@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from rsuper_kernels.tables import take
+
 WORD_BITS = 64
 
 
@@ -34,7 +36,10 @@ class BitMasks:
     @classmethod
     def full(cls, count: int, volume: Sequence[int], device: torch.device) -> BitMasks:
         """Masks that hold every voxel of a volume (D, H, W)."""
-        return cls.zeros(count, volume, device).complement()
+        depth, height, width = volume
+        shape = (count, depth, height, words_per_row(width))
+        words = torch.full(shape, -1, dtype=torch.int64, device=device)
+        return cls(_without_unused(words, width), width)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -46,7 +51,9 @@ class BitMasks:
         return self.words.shape[0]
 
     def __getitem__(self, rows: slice | Sequence[int]) -> BitMasks:
-        return BitMasks(self.words[rows].contiguous(), self.width)
+        if isinstance(rows, slice):
+            return BitMasks(self.words[rows].contiguous(), self.width)
+        return BitMasks(take(self.words, rows), self.width)
 
     def __and__(self, other: BitMasks) -> BitMasks:
         return BitMasks(self.words & other.words, self.width)
@@ -65,11 +72,7 @@ class BitMasks:
 
     def complement(self) -> BitMasks:
         """The voxels that each mask leaves out."""
-        words = ~self.words
-        unused = -self.width % WORD_BITS
-        if unused:
-            words[..., -1] &= (1 << (WORD_BITS - unused)) - 1
-        return BitMasks(words, self.width)
+        return BitMasks(_without_unused(~self.words, self.width), self.width)
 
     def union(self) -> BitMasks:
         """All masks in one, (1, D, H, W)."""
@@ -85,6 +88,14 @@ class BitMasks:
     def any(self) -> torch.Tensor:
         """Which masks hold a voxel, bool (N,)."""
         return (self.words != 0).flatten(1).any(1)
+
+
+def _without_unused(words: torch.Tensor, width: int) -> torch.Tensor:
+    """The words with zeros beyond the width, in place."""
+    unused = -width % WORD_BITS
+    if unused:
+        words[..., -1] &= (1 << (WORD_BITS - unused)) - 1
+    return words
 
 
 def words_per_row(width: int) -> int:

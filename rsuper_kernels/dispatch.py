@@ -2,7 +2,8 @@
 """Which implementation serves a call: chosen per call, by tensor, with a reason for every refusal.
 
 `impl="auto"` takes the fastest backend that can serve the tensor and falls back to "reference"; a backend that is asked
-for by name and cannot run raises `BackendError` with the reason.
+for by name and cannot run raises `BackendError` with the reason. On a GPU "triton" is Triton and torch alone, "cuda" has
+kernels in CUDA C++ besides.
 """
 
 from __future__ import annotations
@@ -94,6 +95,12 @@ def register_gpu(room: str, op: str, impl: str, *, dtypes: tuple[torch.dtype, ..
     register(op, impl, Backend(f"rsuper_kernels.ops.{room}.{file}:{op}", ("cuda",), dtypes, probe))
 
 
+def register_torch(room: str, op: str) -> None:
+    """Make the reference known as the "triton" backend of an op that Triton is the wrong tool for."""
+    target, probe = f"rsuper_kernels.ops.{room}.reference:{op}", "rsuper_kernels.gpu:triton_available"
+    register(op, "triton", Backend(target, ("cuda",), None, probe))
+
+
 def refusal(op: str, impl: str, device: torch.device, dtype: torch.dtype | None = None) -> str | None:
     """Why `impl` cannot serve `op` on `device` (and `dtype`, if given), or None if it can."""
     found = backend(op, impl)
@@ -107,6 +114,21 @@ def _log_once(message: str) -> None:
     logger.debug(message)
 
 
+def serving(op: str, impl: str, device: torch.device, dtype: torch.dtype | None = None) -> str:
+    """The name of the implementation that `select` gives: for "cuda", that in Triton of an op that has none in C++."""
+    if impl == "cuda" and backend(op, "cuda") is None and backend(op, "triton") is not None:
+        return "triton"
+    if impl != "auto":
+        return impl
+    for name in IMPLEMENTATIONS:
+        # emulators serve those who ask for them
+        reason = "it is emulated" if gpu.only_by_name(name, device) else refusal(op, name, device, dtype)
+        if reason is None:
+            return name
+        _log_once(f"{op}: {name} not used: {reason}")
+    raise BackendError(f"{op}: no implementation serves {device} tensors")
+
+
 def select(op: str, impl: str, device: torch.device, dtype: torch.dtype | None = None) -> Callable[..., Any]:
     """The function that serves `op` on `device`, for a first tensor of `dtype` (None: any).
 
@@ -115,18 +137,11 @@ def select(op: str, impl: str, device: torch.device, dtype: torch.dtype | None =
         BackendError: an `impl` asked for by name that cannot run here.
     """
     check_impl(impl)
-    if impl != "auto":
-        reason = refusal(op, impl, device, dtype)
-        if reason is not None:
-            raise BackendError(f'{op}: impl="{impl}" cannot run: {reason}')
-        return load(_registry[op][impl].target)
-    for name in IMPLEMENTATIONS:
-        # emulators serve those who ask for them
-        reason = "it is emulated" if gpu.stands_in(name, device) else refusal(op, name, device, dtype)
-        if reason is None:
-            return load(_registry[op][name].target)
-        _log_once(f"{op}: {name} not used: {reason}")
-    raise BackendError(f"{op}: no implementation serves {device} tensors")
+    name = serving(op, impl, device, dtype)
+    reason = refusal(op, name, device, dtype)
+    if reason is not None:
+        raise BackendError(f'{op}: impl="{impl}" cannot run: {reason}')
+    return load(_registry[op][name].target)
 
 
 def check_impl(impl: str) -> None:

@@ -7,6 +7,7 @@ to a ball never depends on a device's rounding.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -142,7 +143,7 @@ def merged_runs(runs: Pass, passes: tuple[int, ...]) -> tuple[Pass, ...]:
         passes: the number of runs in each pass.
     """
     ends = np.cumsum([0, *passes])
-    separate = tuple(runs[start:end] for start, end in zip(ends[:-1], ends[1:], strict=True))
+    separate = tuple(runs[start:end] for start, end in itertools.pairwise(ends))
     if not all(_holds_smaller_offsets(one) for one in separate):
         return separate
     whole = np.zeros((1, 1), dtype=int)

@@ -43,15 +43,21 @@ class _StandIn:
     launcher: Launcher
     device: str
     impls: tuple[str, ...]
+    auto: bool
 
 
 _stand_ins: list[_StandIn] = []
 
 
 @contextlib.contextmanager
-def stand_in(launcher: Launcher, impls: Sequence[str] = ("cuda", "triton"), device: str = "cpu") -> Iterator[None]:
-    """Within the context, `impls` asked for by name also serve tensors on `device`, whose kernels `launcher` runs."""
-    _stand_ins.append(_StandIn(launcher, device, tuple(impls)))
+def stand_in(
+    launcher: Launcher, impls: Sequence[str] = ("cuda", "triton"), device: str = "cpu", auto: bool = False
+) -> Iterator[None]:
+    """Within the context, `impls` also serve tensors on `device`, whose kernels `launcher` runs.
+
+    auto: "auto" takes them, too, as on a GPU; without, they have to be asked for by name.
+    """
+    _stand_ins.append(_StandIn(launcher, device, tuple(impls), auto))
     try:
         yield
     finally:
@@ -61,6 +67,11 @@ def stand_in(launcher: Launcher, impls: Sequence[str] = ("cuda", "triton"), devi
 def stands_in(impl: str, device: torch.device) -> bool:
     """Whether an emulator serves `impl` on `device`."""
     return any(impl in one.impls and one.device == device.type for one in _stand_ins)
+
+
+def only_by_name(impl: str, device: torch.device) -> bool:
+    """Whether an emulator serves `impl` on `device`, and only those who ask for it by name."""
+    return any(impl in one.impls and one.device == device.type and not one.auto for one in _stand_ins)
 
 
 def triton_available() -> tuple[bool, str]:
@@ -134,9 +145,25 @@ class _Device:
         cupy = _module("cupy")
         with torch.cuda.device(device), cupy.cuda.Device(device.index):
             function = _compiled(source, device.index).get_function(kernel)
-            stream = cupy.cuda.ExternalStream(torch.cuda.current_stream(device).cuda_stream, device.index)
-            with stream:
+            with _cupy_stream(cupy, torch.cuda.current_stream(device).cuda_stream, device.index):
                 function(grid, (threads,), tuple(as_scalar(argument) for argument in arguments), shared_mem=shared)
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """A stream of torch as CuPy 14 takes it; before torch 2.9 its own streams do not say it."""
+
+    address: int
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.address
+
+
+def _cupy_stream(cupy: Any, address: int, device: int) -> Any:
+    """CuPy's view of a stream, current within its context."""
+    if hasattr(cupy.cuda.Stream, "from_external"):
+        return cupy.cuda.Stream.from_external(_Stream(address))
+    return cupy.cuda.ExternalStream(address, device)
 
 
 def as_scalar(argument: Argument) -> Any:
@@ -170,11 +197,27 @@ def _compiled(source: str, device: int) -> Any:
     return _module("cupy").RawModule(code=code, options=options)
 
 
+@dataclass(frozen=True)
+class _Upload:
+    """A table on its way to a device."""
+
+    table: torch.Tensor
+    stream: Any
+    """Whose turn the copy waits for; None on the CPU."""
+    done: Any
+
+
 @functools.lru_cache(maxsize=512)
-def _uploaded(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+def _uploaded(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> _Upload:
     table = torch.tensor(values, dtype=dtype)
+    if device.type != "cuda":
+        return _Upload(table.to(device), None, None)
+    if torch.cuda.is_current_stream_capturing():
+        # the copy would wait for the graph, and this table is for every later call
+        raise RuntimeError("a CUDA graph is captured for findings that no call before had: warm up with them first")
+    stream = torch.cuda.current_stream(device)
     # from pinned memory the copy does not wait; torch keeps that memory until the copy is done
-    return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table.to(device)
+    return _Upload(table.pin_memory().to(device, non_blocking=True), stream, stream.record_event())
 
 
 _captured: list[torch.Tensor] = []
@@ -183,13 +226,22 @@ _captured: list[torch.Tensor] = []
 def table(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Numbers that the host knows, on a device; equal tables are shared, so do not write to one.
 
-    Nothing waits. While a CUDA graph is captured, tables of an earlier call with equal numbers are used, and kept for
-    good: warm up with the same findings first.
+    The host does not wait. While a CUDA graph is captured, tables of an earlier call with equal numbers are used, and
+    kept for good: warm up with the same findings first.
+
+    Raises:
+        RuntimeError: a CUDA graph is captured, and no call before had these numbers.
     """
-    uploaded = _uploaded(tuple(values), dtype, device)
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        _captured.append(uploaded)
-    return uploaded
+    upload = _uploaded(tuple(values), dtype, device)
+    if upload.stream is None:
+        return upload.table
+    stream = torch.cuda.current_stream(device)
+    if torch.cuda.is_current_stream_capturing():
+        _captured.append(upload.table)
+    elif stream != upload.stream:
+        stream.wait_event(upload.done)
+        upload.table.record_stream(stream)
+    return upload.table
 
 
 @functools.lru_cache(maxsize=64)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import torch
@@ -21,6 +21,17 @@ def split(values: Sequence[T], counts: Sequence[int]) -> list[list[T]]:
     """The lists again."""
     ends = list(itertools.accumulate(counts))
     return [list(values[end - count : end]) for end, count in zip(ends, counts, strict=True)]
+
+
+def take(tensor: torch.Tensor, rows: Iterable[int]) -> torch.Tensor:
+    """Rows of a tensor that the host names; indexing with a list would wait for the device to take it."""
+    chosen = [tensor[row] for row in rows]
+    return torch.stack(chosen) if chosen else tensor[:0]
+
+
+def take_planes(logits: torch.Tensor, sample: Sequence[int], channel: Sequence[int]) -> torch.Tensor:
+    """Planes (P, ...) of logits (B, C, ...)."""
+    return take(logits.flatten(0, 1), (b * logits.shape[1] + c for b, c in zip(sample, channel, strict=True)))
 
 
 def every_plane(logits: torch.Tensor) -> tuple[list[int], list[int]]:

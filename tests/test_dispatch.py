@@ -45,6 +45,14 @@ def test_auto_takes_the_fastest_that_can(toy):
     assert dispatch.select(toy, "reference", CPU)(1) == "reference 1"
 
 
+def test_cuda_stands_for_triton_where_there_is_no_cpp(toy):
+    dispatch.register(toy, "triton", Backend(f"{__name__}:fast"))
+    assert dispatch.select(toy, "cuda", CPU)(1) == "fast 1"
+    dispatch.register(toy, "cuda", Backend(f"{__name__}:fast", probe=f"{__name__}:not_today"))
+    with pytest.raises(BackendError, match='toy: impl="cuda" cannot run: it needs a full moon'):
+        dispatch.select(toy, "cuda", CPU)
+
+
 def test_auto_falls_back_and_says_why_once(toy, caplog):
     dispatch.register(toy, "cpu", Backend(f"{__name__}:fast", probe=f"{__name__}:not_today"))
     with caplog.at_level(logging.DEBUG, logger="rsuper_kernels.dispatch"):

@@ -69,14 +69,26 @@ RSUPER_MULTIVERSION void add_sigmoid_slope_in_bits(const float* x, const Word* w
     }
 }
 
+RSUPER_MULTIVERSION std::int64_t voxels_of(const Word* words, std::int64_t row_words, const Chunk& chunk) {
+  std::int64_t voxels = 0;
+  for (std::int64_t row = 0; row < chunk.rows; ++row)
+    for (std::int64_t word = 0; word < words_per_row(chunk.width); ++word)
+      voxels += count_bits(words[row * row_words + word]);
+  return voxels;
+}
+
 }  // namespace
 
-RegionTerm::RegionTerm(Mask regions, std::vector<std::int64_t> planes, std::vector<std::int64_t> rows, bool sigmoid)
-    : Term(std::move(planes)), regions_(regions), rows_(std::move(rows)), sigmoid_(sigmoid) {}
+RegionTerm::RegionTerm(Mask regions, std::vector<std::int64_t> planes, std::vector<std::int64_t> rows, bool sigmoid,
+                       bool count_voxels)
+    : Term(std::move(planes)), regions_(regions), rows_(std::move(rows)), sigmoid_(sigmoid),
+      count_voxels_(count_voxels) {}
 
 bool RegionTerm::empty(std::int64_t group, const Chunk& chunk) const { return regions_.empty(rows_[group], chunk); }
 
 void RegionTerm::add(std::int64_t group, const Chunk& chunk, const float* x, double* partial) const {
+  if (count_voxels_)
+    partial[1] += static_cast<double>(voxels_of(regions_.words(rows_[group], chunk), regions_.row_words(), chunk));
   if (sigmoid_ && regions_.is_bits()) {
     *partial += sum_sigmoid_in_bits(x, regions_.words(rows_[group], chunk), regions_.row_words(), chunk);
     return;

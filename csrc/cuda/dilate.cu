@@ -81,18 +81,18 @@ __device__ Word dilated(const Mask& mask, const int64_t* runs, int count, int z,
 }  // namespace
 
 // words, masks, out [masks, depth, height, row words]: `words` are dilated, `masks` are what they were before any dilation.
-// runs [run_count] from the widest to the narrowest. With `exclusive`, row n of apart_ranges [masks, 2] tells where mask n's
-// rows of `apart` start and end, or by an end of -1 that it stays as it is; else neither is read.
+// runs [run_count] from the widest to the narrowest. With `exclusive`, row n of beside_ranges [masks, 2] tells where in `beside` the
+// masks start and end that mask n is kept apart from, or by an end of -1 that it stays as it is; else neither is read.
 extern "C" __global__ void __launch_bounds__(256)
     dilate(const uint64_t* words, const uint64_t* masks, uint64_t* out, const int64_t* runs, int64_t run_count,
-           const int64_t* apart_ranges, const int64_t* apart, int64_t exclusive, int64_t depth, int64_t height,
+           const int64_t* beside_ranges, const int64_t* beside, int64_t exclusive, int64_t depth, int64_t height,
            int64_t width) {
   const int64_t n = blockIdx.y;
   const int row_words = static_cast<int>(rsuper::words_per_row(width));
   const int size = static_cast<int>(depth * height) * row_words;
   const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
   if (i >= size) return;
-  const int64_t first = exclusive ? apart_ranges[2 * n] : 0, end = exclusive ? apart_ranges[2 * n + 1] : 0;
+  const int64_t first = exclusive ? beside_ranges[2 * n] : 0, end = exclusive ? beside_ranges[2 * n + 1] : 0;
   const Word before = masks[n * size + i];
   if (end < 0) {
     out[n * size + i] = before;
@@ -102,9 +102,7 @@ extern "C" __global__ void __launch_bounds__(256)
   const int k = i % row_words, row = i / row_words;
   Word word = dilated(mask, runs, static_cast<int>(run_count), row / mask.height, row % mask.height, k);
   if (k == row_words - 1) word &= rsuper::last_word_mask(width);
-  if (exclusive) {
-    for (int64_t a = first; a < end; ++a) word &= ~masks[apart[a] * size + i];
-    word |= before;
-  }
+  for (int64_t b = first; b < end; ++b) word &= ~masks[beside[b] * size + i];
+  if (first < end) word |= before;
   out[n * size + i] = word;
 }

@@ -10,16 +10,18 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from rsuper_kernels import gpu
 from rsuper_kernels.bits import BitMasks
 from rsuper_kernels.checks import accumulation_dtype, check_float, check_ndim, check_shape
 from rsuper_kernels.compat.channels import LesionPlanes, merged_weights
 from rsuper_kernels.compat.isolate import BallRule, isolate, tumour_size
 from rsuper_kernels.compat.masks import dilated_bits
 from rsuper_kernels.compat.segmentation import rank_decay
-from rsuper_kernels.losses.segmentation import adaptive_dice
 from rsuper_kernels.ops.ball_select import foreground_weights
+from rsuper_kernels.ops.curves import adaptive_dice
 from rsuper_kernels.ops.loss_sums import BceDice, loss_sums
 from rsuper_kernels.ops.pack_bits import pack_masks, unpack_masks
+from rsuper_kernels.tables import take, take_planes
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Head:
 
     def planes(self, planes: Sequence[tuple[int, int]]) -> torch.Tensor:
         """Detached logits (P, H, W, D) of some planes (sample, lesion type)."""
-        return self.logits.detach()[[b for b, _ in planes], [self.channels[c] for _, c in planes]]
+        return take_planes(self.logits.detach(), [b for b, _ in planes], [self.channels[c] for _, c in planes])
 
     def probability(self, planes: Sequence[tuple[int, int]]) -> torch.Tensor:
         """Detached probabilities (P, H, W, D) of some planes (sample, lesion type)."""
@@ -140,8 +142,9 @@ def _placements(head: Head, batch: BallBatch, rule: BallRule) -> Iterator[tuple[
             tumour_size(*batch.tumours[planes[row][0]][rank], probability[0].numel(), rule, name)
             for row, name in zip(rows, names, strict=True)
         ]
-        masks = isolate(probability[rows], available[rows], sizes, rule, names)
-        available[rows] &= ~masks[:, 0]
+        masks = isolate(take(probability, rows), take(available, rows), sizes, rule, names)
+        for row, mask in zip(rows, masks, strict=True):
+            available[row] &= ~mask[0]
         yield rows, masks
 
 
@@ -302,8 +305,9 @@ def _pseudo_masks(head: Head, batch: BallBatch, rule: BallRule, use_small: bool)
     foreground = torch.zeros(shape, dtype=torch.bool, device=head.logits.device)
     tolerated = foreground.clone()
     for rows, masks in _placements(head, batch, rule):
-        foreground[rows] |= masks[:, 1 if use_small else 0]
-        tolerated[rows] |= masks[:, 2]
+        for row, mask in zip(rows, masks, strict=True):
+            foreground[row] |= mask[1 if use_small else 0]
+            tolerated[row] |= mask[2]
     return foreground, tolerated
 
 
@@ -318,10 +322,11 @@ def ball_from_sums(
     positive, negative = batch.positive, batch.negative
     batch_size, lesions = len(batch.channel), len(batch.planes)
     # a positive sample is the mean over its one plane, a negative one over all lesion types (Q14)
-    share = sums.new_tensor([1.0] * len(positive) + [1 / lesions] * len(negative)) / batch_size
+    shares = [1 / batch_size] * len(positive) + [1 / lesions / batch_size] * len(negative)
+    share = gpu.table(shares, sums.dtype, sums.device)
     if class_weights is not None:
         planes = positive + negative
-        weights = merged_weights(class_weights, classes)[[b for b, _ in planes], [c for _, c in planes]]
+        weights = take_planes(merged_weights(class_weights, classes), [b for b, _ in planes], [c for _, c in planes])
         share = share * weights.to(share)
     bce = (sums[:, 0] + sums[:, 1]) / math.prod(batch.region.shape[1:])
     dice = adaptive_dice(*sums[:, 2:5].unbind(1), dim=None, empty="one")

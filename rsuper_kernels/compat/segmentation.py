@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 
 from rsuper_kernels.checks import accumulation_dtype, check_float, check_ndim, check_shape
-from rsuper_kernels.losses.segmentation import adaptive_dice
+from rsuper_kernels.ops.curves import adaptive_dice
 from rsuper_kernels.ops.masked_bce_dice import masked_bce_dice
 
 

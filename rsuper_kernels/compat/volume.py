@@ -12,7 +12,7 @@ from rsuper_kernels.bits import BitMasks
 from rsuper_kernels.checks import accumulation_dtype, check_float, check_ndim, check_shape
 from rsuper_kernels.compat.channels import ClassNames, LesionPlanes, merged_weights, read_class_names
 from rsuper_kernels.compat.masks import dilated_bits
-from rsuper_kernels.losses.volume import volume_curve
+from rsuper_kernels.ops.curves import volume_curve
 from rsuper_kernels.ops.loss_sums import RegionSums, loss_sums
 
 
@@ -101,8 +101,8 @@ def volume_from_sums(
     tolerance: float,
     class_weights: torch.Tensor | None,
 ) -> dict[str, torch.Tensor]:
-    """The volume loss, given the sums (B * C') of its `volume_term`."""
-    predicted = sums.view(-1, batch.lesions)
+    """The volume loss, given the sums (B * C', 2) of its `volume_term`."""
+    predicted = sums[:, 0].view(-1, batch.lesions)
     reported = tumor_volumes.to(predicted).flatten(1).sum(1, keepdim=True) * batch.region.any().view_as(predicted)
     losses = dice_based_volume_loss(predicted, reported, tolerance=tolerance)
     if class_weights is not None:

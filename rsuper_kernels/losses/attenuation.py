@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,12 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from rsuper_kernels import gpu
 from rsuper_kernels.checks import check_choice, check_device, check_shape
 from rsuper_kernels.findings import FindingGroup, Findings
 from rsuper_kernels.losses.ball import BallTargets
 from rsuper_kernels.losses.regions import ReportRegions, check_inputs
+from rsuper_kernels.ops.combine import MINUS, OR, Step, combine
 from rsuper_kernels.ops.loss_sums import AttenuationStats, loss_sums
 from rsuper_kernels.recipes import Recipe, get_recipe
+from rsuper_kernels.tables import take
 
 # Order of the classifier's logits.
 CLASSES = ("hypo", "hyper", "mixed")
@@ -41,8 +45,10 @@ def contrast_hinge(stats: torch.Tensor, attenuations: Sequence[str], recipe: Rec
     """
     difference = stats[:, 0, 1] - stats[:, 1, 1]
     scale = stats[:, 1, 2].detach().clamp(min=1)
-    sign = difference.new_tensor([{"hypo": 1.0, "hyper": -1.0}.get(a, 0.0) for a in attenuations])
-    iso = difference.new_tensor([float(a == "iso") for a in attenuations])
+    signs = [{"hypo": 1.0, "hyper": -1.0}.get(a, 0.0) for a in attenuations]
+    sign, iso = (
+        gpu.table(row, stats.dtype, stats.device) for row in (signs, [float(a == "iso") for a in attenuations])
+    )
     signed = (sign * difference + recipe.attenuation_delta).clamp(min=0) * sign.abs()
     weight = stats[:, :, 0].detach().amin(1)
     measured = weight / (weight + EPS)
@@ -114,17 +120,22 @@ def group_term(
 
 
 def placed_term(
-    ct: torch.Tensor, targets: BallTargets, where: ReportRegions, recipe: Recipe
+    ct: torch.Tensor, targets: BallTargets, where: ReportRegions, recipe: Recipe, impl: str = "auto"
 ) -> tuple[AttenuationStats, list[str]]:
     """The same of the placed tumours: their own voxels, and their region without tumours."""
     placement = targets.placement
     told = ("hypo", "iso", "hyper")
     rows = [row for row, t in enumerate(placement.tumours) if t.tumour.attenuation in told]
     placed = [placement.tumours[row] for row in rows]
-    bodies, taken = placement.bodies[rows], placement.body[[t.plane for t in placed]]
-    masks, _ = where.rows([targets.groups[t.mask] for t in placed])
     planes = ([targets.sample[t.plane] for t in placed], [targets.channel[t.plane] for t in placed])
-    term = AttenuationStats(ct, bodies, masks.minus(taken.minus(bodies)), *planes, recipe.window, EPS)
+    # the organ of a tumour is its region without the other tumours
+    of_body, of_bodies, made = itertools.accumulate(map(len, (where.masks, placement.body, placement.bodies)))
+    others: list[list[Step]] = [
+        [(OR, of_body + t.plane), (MINUS, of_bodies + row)] for row, t in zip(rows, placed, strict=True)
+    ]
+    organs: list[list[Step]] = [[(OR, t.group), (MINUS, made + i)] for i, t in enumerate(placed)]
+    masks = combine([where.masks, placement.body, placement.bodies], others + organs, impl=impl)
+    term = AttenuationStats(ct, placement.bodies[rows], masks[len(placed) :], *planes, recipe.window, EPS)
     return term, [t.tumour.attenuation for t in placed]
 
 
@@ -193,10 +204,8 @@ class AttenuationClassifier(nn.Module):
         for attenuation in attenuations:
             check_choice("attenuation", attenuation, (*CLASSES, "iso", "unknown"))
         rows = [row for row, attenuation in enumerate(attenuations) if attenuation in CLASSES]
-        target = torch.tensor(
-            [CLASSES.index(attenuations[row]) for row in rows], dtype=torch.int64, device=features.device
-        )
-        return F.cross_entropy(self(features[rows], frozen=frozen), target, reduction="sum") / max(len(rows), 1)
+        target = gpu.table([CLASSES.index(attenuations[row]) for row in rows], torch.int64, features.device)
+        return F.cross_entropy(self(take(features, rows), frozen=frozen), target, reduction="sum") / max(len(rows), 1)
 
 
 class AttenuationLoss(nn.Module):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ from rsuper_kernels.bits import BitMasks
 from rsuper_kernels.checks import check_device, check_shape
 from rsuper_kernels.findings import Findings
 from rsuper_kernels.losses.placement import PlacedTumour, Placement, place_tumours, plane_candidates
-from rsuper_kernels.losses.regions import ReportRegions, check_inputs, reported_known
-from rsuper_kernels.losses.segmentation import adaptive_dice, mean_dice
+from rsuper_kernels.losses.regions import ReportRegions, check_inputs, settling_rows
 from rsuper_kernels.ops.ball_select import foreground_weights
+from rsuper_kernels.ops.combine import ALL, AND, MINUS, OR, Step, combine
+from rsuper_kernels.ops.curves import bce_dice
 from rsuper_kernels.ops.loss_sums import BceDice, loss_sums
 from rsuper_kernels.ops.pack_bits import pack_masks, unpack_masks
 from rsuper_kernels.recipes import Recipe, get_recipe
@@ -29,9 +31,9 @@ class BallTargets:
 
     sample: list[int]
     channel: list[int]
-    groups: list[int]
-    """The finding groups of the planes, plane after plane; what `mask` counts in the placement."""
     placement: Placement
+    tolerated: BitMasks
+    """Around the foreground, and wherever a plane may hold more tumour than described: neither raised nor lowered."""
     penalised: BitMasks
     """Foreground and background of each of the P planes."""
 
@@ -95,7 +97,7 @@ def ball_loss(
     where = ReportRegions.of(logits, findings, regions, spacing, rules, impl)
     targets = ball_targets(logits, findings, where, rules, known=_packed_known(known, logits, impl), impl=impl)
     (sums,) = loss_sums(logits, [ball_term(logits, targets, rules, impl)], impl=impl)
-    return ball_from_sums(sums, findings, targets, rules)
+    return ball_from_sums(sums, findings, targets, rules, impl)
 
 
 def pseudo_masks(
@@ -128,7 +130,7 @@ def pseudo_masks(
         targets.channel,
         core=unpack_masks(placement.core, impl=impl),
         body=unpack_masks(placement.body, impl=impl),
-        tolerated=unpack_masks(placement.tolerated, impl=impl),
+        tolerated=unpack_masks(targets.tolerated, impl=impl),
         penalised=unpack_masks(targets.penalised, impl=impl),
         tumours=placement.tumours,
         bodies=unpack_masks(placement.bodies, impl=impl),
@@ -167,28 +169,41 @@ def ball_targets(
 ) -> BallTargets:
     """Pseudo-masks of the planes that take the ball loss; see `pseudo_masks`. `known` has a mask a plane of logits."""
     planes = ball_planes(findings, recipe)
-    volume, device = tuple(logits.shape[2:]), logits.device
-    members = [g for groups in planes.values() for g in groups]
-    masks, dilated = where.rows(members)
-    allowed, open_ended, settled = (BitMasks.zeros(len(planes), volume, device) for _ in range(3))
-    first = 0
-    for p, groups in enumerate(planes.values()):
-        for row, g in enumerate(groups, start=first):
-            if not findings.groups[g].negative:
-                allowed.words[p] |= dilated.words[row]
-            if findings.groups[g].open_ended:
-                open_ended.words[p] |= dilated.words[row]
-        settled.words[p] = reported_known(findings, groups, masks[first : first + len(groups)]).words[0]
-        first += len(groups)
     sample, channel = [b for b, _ in planes], [c for _, c in planes]
-    if known is not None:
-        settled &= known[[b * logits.shape[1] + c for b, c in planes]]
-    candidates = plane_candidates(findings, planes, volume, where.spacing, recipe)
+    candidates = plane_candidates(findings, planes, tuple(logits.shape[2:]), where.spacing, recipe)
     placement = place_tumours(
-        logits.detach(), sample, channel, dilated, candidates, open_ended, where.spacing, recipe, keep_bodies, impl
+        logits.detach(), sample, channel, where.dilated, candidates, where.spacing, recipe, keep_bodies, impl
     )
-    settled |= allowed
-    return BallTargets(sample, channel, members, placement, settled.minus(placement.tolerated))
+    known_rows = None if known is None else [b * logits.shape[1] + c for b, c in planes]
+    tolerated, penalised = _plane_masks(findings, planes, where, placement, known, known_rows, impl)
+    return BallTargets(sample, channel, placement, tolerated, penalised)
+
+
+def _plane_masks(
+    findings: Findings,
+    planes: dict[tuple[int, int], list[int]],
+    where: ReportRegions,
+    placement: Placement,
+    known: BitMasks | None,
+    known_rows: Sequence[int] | None,
+    impl: str,
+) -> tuple[BitMasks, BitMasks]:
+    """What is tolerated and what is penalised on each plane; the row of `known` of each plane is in `known_rows`."""
+    stacks = [where.masks, where.dilated, placement.around, placement.core] + ([] if known is None else [known])
+    of_s, of_plus, of_around, of_core, of_known, made = itertools.accumulate(
+        [len(where.masks), len(where.dilated), len(planes), len(planes), 0 if known is None else len(known)], initial=0
+    )
+    tolerated: list[list[Step]] = []
+    penalised: list[list[Step]] = []
+    for p, groups in enumerate(planes.values()):
+        open_ended = [g for g in groups if findings.groups[g].open_ended]
+        positive = [g for g in groups if not findings.groups[g].negative]
+        tolerated.append([(OR, of_around + p), *[(OR, of_plus + g) for g in open_ended], (MINUS, of_core + p)])
+        settled = [(OR, row if row == ALL else of_s + row) for row in settling_rows(findings, groups)]
+        settled += [] if known_rows is None else [(AND, of_known + known_rows[p])]
+        penalised.append([*settled, *[(OR, of_plus + g) for g in positive], (MINUS, made + p)])
+    masks = combine(stacks, tolerated + penalised, impl=impl)
+    return masks[: len(planes)], masks[len(planes) :]
 
 
 @torch.no_grad()
@@ -204,21 +219,23 @@ def ball_term(logits: torch.Tensor, targets: BallTargets, recipe: Recipe, impl: 
 
 
 def ball_from_sums(
-    sums: torch.Tensor, findings: Findings, targets: BallTargets, recipe: Recipe
+    sums: torch.Tensor, findings: Findings, targets: BallTargets, recipe: Recipe, impl: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy and Dice, averaged as the recipe says, given the sums (P, 6) of the `ball_term`."""
-    positive_bce, negative_bce, tp, fp, fn, known = sums.unbind(1)
-    voxels = (tp + fn).detach().round()
-    if recipe.bce_mean == "own":
-        bce = positive_bce / voxels.clamp(min=1) + negative_bce / (known.detach() - voxels).clamp(min=1)
-    else:
-        bce = (positive_bce + negative_bce) / math.prod(targets.penalised.shape[1:])
-    dice = adaptive_dice(tp, fp, fn, dim=None, empty=recipe.empty_dice)
-    if recipe.ball_mean == "planes":
-        return bce.sum() / max(len(bce), 1), mean_dice(dice, voxels, recipe.empty_dice)
-    shares = [1 / (targets.sample.count(sample) * findings.batch_size) for sample in targets.sample]
-    weights = bce.new_tensor(shares)
-    return (bce * weights).sum(), (dice * weights).sum()
+    planes = max(len(sums), 1)
+    shares = [1 / planes] * len(sums)
+    if recipe.ball_mean == "samples":
+        shares = [1 / (targets.sample.count(sample) * findings.batch_size) for sample in targets.sample]
+    mean_of_present = recipe.ball_mean == "planes" and recipe.empty_dice == "skip"
+    return bce_dice(
+        sums[None],
+        shares,
+        [1.0] * len(sums) if mean_of_present else shares,
+        voxels=0 if recipe.bce_mean == "own" else math.prod(targets.penalised.shape[1:]),
+        empty=recipe.empty_dice,
+        mean_of_present=mean_of_present,
+        impl=impl,
+    )
 
 
 class BallLoss(nn.Module):

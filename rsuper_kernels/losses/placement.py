@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from rsuper_kernels import gpu
 from rsuper_kernels.bits import BitMasks
 from rsuper_kernels.checks import accumulation_dtype
 from rsuper_kernels.findings import Findings, Tumour
@@ -28,13 +29,14 @@ from rsuper_kernels.ops.dilate import dilate
 from rsuper_kernels.ops.pack_bits import pack_masks, unpack_masks
 from rsuper_kernels.ops.place_balls import Ball, Placed, place_balls
 from rsuper_kernels.recipes import Recipe
+from rsuper_kernels.tables import take, take_planes
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A tumour to be placed: the row of its S+ among the masks, and its sizes in the recipe's terms."""
+    """A tumour to be placed: its group, whose S+ it has to keep to, and its sizes in the recipe's terms."""
 
-    mask: int
+    group: int
     tumour: Tumour
     diameter: float
     """mm; an odd number of voxels under diameters="odd"."""
@@ -46,10 +48,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class PlacedTumour:
-    """A tumour of the report that was placed on a plane; its N voxels are the row of its rank in `bodies`."""
+    """A tumour of a group that was placed on a plane; its N voxels are the row of its rank in `bodies`."""
 
     plane: int
-    mask: int
+    group: int
     tumour: Tumour
 
 
@@ -61,8 +63,8 @@ class Placement:
     """Foreground."""
     body: BitMasks
     """N voxels a tumour; taken, for the following tumours."""
-    tolerated: BitMasks
-    """Around the foreground: neither raised nor lowered."""
+    around: BitMasks
+    """The ring and the voxels near it."""
     limits: list[int]
     """Per plane, a number of voxels that the core does not exceed."""
     tumours: list[PlacedTumour]
@@ -71,7 +73,7 @@ class Placement:
     """The voxels of each of `tumours`; empty if they were not asked for."""
 
 
-def candidate(mask: int, tumour: Tumour, shape: Sequence[int], spacing: Spacing, recipe: Recipe) -> Candidate:
+def candidate(group: int, tumour: Tumour, shape: Sequence[int], spacing: Spacing, recipe: Recipe) -> Candidate:
     """Sizes of a tumour in voxels, by the rules of the recipe (public R-Super code, A.6.4, steps 1 to 4 and 9)."""
     patch = shape[0] * shape[1] * shape[2]
     diameter, volume = tumour.largest_diameter, tumour.expected_volume / voxel_volume(spacing)
@@ -81,7 +83,7 @@ def candidate(mask: int, tumour: Tumour, shape: Sequence[int], spacing: Spacing,
     voxels = max(int(np.round(volume)), 1)
     if recipe.voxel_count == "ball":
         voxels = max(voxels, ball_voxels(diameter, spacing) - 1)
-    return Candidate(mask, tumour, diameter, voxels, selection_counts(voxels, recipe.volume_margin, patch))
+    return Candidate(group, tumour, diameter, voxels, selection_counts(voxels, recipe.volume_margin, patch))
 
 
 def selection_counts(voxels: int, margin: float, patch: int) -> tuple[int, int, int]:
@@ -98,7 +100,6 @@ def place_tumours(
     channel: Sequence[int],
     masks: BitMasks,
     candidates: Sequence[Sequence[Candidate]],
-    open_ended: BitMasks,
     spacing: Spacing,
     recipe: Recipe,
     keep_bodies: bool,
@@ -109,9 +110,8 @@ def place_tumours(
     Args:
         logits: (B, C, D, H, W).
         sample, channel: the P planes.
-        masks: S+ of the finding groups.
+        masks: S+ of all finding groups.
         candidates: per plane, its tumours in the order of placing.
-        open_ended: P masks, where more tumour than described may be: tolerated.
         spacing: mm.
         keep_bodies: whether the voxels of each tumour are needed apart.
 
@@ -128,10 +128,8 @@ def place_tumours(
         patch if recipe.placement == "patch" else min(sum(c.counts[0] for c in plane), patch) for plane in candidates
     ]
     around = dilate(placed.ring, margin_element(recipe.tolerated_margin, spacing, recipe), impl=impl)
-    around |= open_ended
-    tolerated = around.minus(placed.core)
-    tumours = [PlacedTumour(p, c.mask, c.tumour) for p, plane in enumerate(candidates) for c in plane]
-    return Placement(placed.core, placed.body, tolerated, limits, tumours, placed.bodies)
+    tumours = [PlacedTumour(p, c.group, c.tumour) for p, plane in enumerate(candidates) for c in plane]
+    return Placement(placed.core, placed.body, around, limits, tumours, placed.bodies)
 
 
 def _place_in_regions(
@@ -148,7 +146,7 @@ def _place_in_regions(
     """Each tumour on unassigned voxels of its S+."""
     shape = logits.shape[2:]
     balls = [
-        [Ball(c.mask, c.diameter, tuple(_radii(c, shape, spacing, recipe)), c.voxels, c.counts) for c in plane]
+        [Ball(c.group, c.diameter, tuple(_radii(c, shape, spacing, recipe)), c.voxels, c.counts) for c in plane]
         for plane in candidates
     ]
     return place_balls(
@@ -167,16 +165,17 @@ def _place_anywhere(
     impl: str,
 ) -> Placed:
     """The public code's placement, whose balls are filled with voxels of probability 0 from anywhere (Q7)."""
-    probability = logits[list(sample), list(channel)].to(accumulation_dtype(logits)).sigmoid()
+    probability = take_planes(logits, sample, channel).to(accumulation_dtype(logits)).sigmoid()
     core, body, ring = (torch.zeros_like(probability, dtype=torch.bool) for _ in range(3))
     allowed, bodies = unpack_masks(masks, impl=impl), {}
     for rank in range(max((len(plane) for plane in candidates), default=0)):
         planes = [p for p, plane in enumerate(candidates) if len(plane) > rank]
         chosen = [candidates[p][rank] for p in planes]
-        available = allowed[[c.mask for c in chosen]] & ~body[planes]
-        selected = _fill_patch(probability[planes], available, chosen, spacing, recipe, impl)
-        for union, new in zip((core, body, ring), selected.unbind(1)[1:], strict=True):
-            union[planes] |= new
+        available = take(allowed, [c.group for c in chosen]) & ~take(body, planes)
+        selected = _fill_patch(take(probability, planes), available, chosen, spacing, recipe, impl)
+        for p, new in zip(planes, selected, strict=True):
+            for union, mask in zip((core, body, ring), new[1:], strict=True):
+                union[p] |= mask
         bodies.update({(p, rank): new for p, new in zip(planes, selected[:, 2], strict=True)})
     taken = [bodies[p, rank] for p, plane in enumerate(candidates) for rank in range(len(plane))]
     packed = (pack_masks(mask, impl=impl) for mask in (core, body, ring, torch.stack(taken) if taken else allowed[:0]))
@@ -222,9 +221,7 @@ def fill_ball(selected: torch.Tensor, voxels: Sequence[int], *, impl: str = "aut
         selected: (N, 4, D, H, W) bool: ball, core, body, ring.
         voxels: N of each plane's tumour.
     """
-    needed = torch.tensor(
-        [0.7 * n if n < 125_000 else 0.0 for n in voxels], dtype=torch.float64, device=selected.device
-    )
+    needed = gpu.table([0.7 * n if n < 125_000 else 0.0 for n in voxels], torch.float64, selected.device)
     ball, grown = selected[:, :1], selected[:, 1:]
     for _ in range(6):
         short = (grown[:, 1].flatten(1).count_nonzero(1) < needed)[:, None, None, None, None]
@@ -237,14 +234,9 @@ def fill_ball(selected: torch.Tensor, voxels: Sequence[int], *, impl: str = "aut
 def plane_candidates(
     findings: Findings, planes: dict[tuple[int, int], list[int]], shape: Sequence[int], spacing: Spacing, recipe: Recipe
 ) -> list[list[Candidate]]:
-    """The tumours of each plane by descending volume; `mask` counts the groups plane after plane."""
-    out, first = [], 0
-    for groups in planes.values():
-        found = [
-            candidate(first + offset, tumour, shape, spacing, recipe)
-            for offset, g in enumerate(groups)
-            for tumour in findings.groups[g].tumours
-        ]
-        out.append(sorted(found, key=lambda c: -c.tumour.expected_volume))
-        first += len(groups)
-    return out
+    """The tumours of each plane by descending volume."""
+    found = [
+        [candidate(g, tumour, shape, spacing, recipe) for g in groups for tumour in findings.groups[g].tumours]
+        for groups in planes.values()
+    ]
+    return [sorted(plane, key=lambda c: -c.tumour.expected_volume) for plane in found]

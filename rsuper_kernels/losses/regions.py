@@ -12,6 +12,7 @@ from rsuper_kernels.bits import BitMasks
 from rsuper_kernels.checks import check_device, check_finite, check_float, check_integer, check_ndim, check_shape
 from rsuper_kernels.findings import FindingGroup, Findings
 from rsuper_kernels.geometry import UNIT_SPACING, Element, Spacing, as_spacing, ball_element, cascade_element
+from rsuper_kernels.ops.combine import ALL, OR, combine
 from rsuper_kernels.ops.dilate import dilate
 from rsuper_kernels.ops.pack_bits import pack_labels, pack_masks
 from rsuper_kernels.recipes import Recipe
@@ -57,9 +58,9 @@ def group_regions(
         planes = [[group.sample * logits.shape[1] + int(group.channel)] for group in groups]
         return pack_masks(regions.flatten(0, 1), planes, impl=impl)
     masks = pack_labels(regions, [group.sample for group in groups], [group.label_ids for group in groups], impl=impl)
-    whole = [g for g, group in enumerate(groups) if group.region is None]
-    if whole:
-        masks.words[whole] = BitMasks.full(1, volume, logits.device).words
+    if any(group.region is None for group in groups):
+        outputs = [[(OR, ALL if group.region is None else g)] for g, group in enumerate(groups)]
+        masks = combine([masks], outputs, impl=impl)
     return masks
 
 
@@ -109,11 +110,11 @@ class ReportRegions:
         """Find them; see `volume_loss` for the arguments."""
         effective = effective_spacing(spacing, recipe)
         masks = group_regions(findings, regions, logits, impl)
+        if regions is None:
+            return cls(masks, masks, effective)  # whole patches
         element = margin_element(recipe.region_margin, effective, recipe)
-        dilated = dilate(masks, element, impl=impl)
-        if recipe.neighbours == "exclude":
-            dilated = _without_neighbours(findings, masks, dilated)
-        return cls(masks, dilated, effective)
+        beside = _neighbours(findings) if recipe.neighbours == "exclude" else None
+        return cls(masks, dilate(masks, element, beside=beside, impl=impl), effective)
 
     def rows(self, groups: Sequence[int]) -> tuple[BitMasks, BitMasks]:
         """S and S+ of these groups."""
@@ -122,27 +123,21 @@ class ReportRegions:
         return self.masks[list(groups)], self.dilated[list(groups)]
 
 
-def _without_neighbours(findings: Findings, masks: BitMasks, dilated: BitMasks) -> BitMasks:
-    """S+ without what the other groups of the plane speak of; a negative speaks of its own region alone."""
-    kept = BitMasks(dilated.words.clone(), dilated.width)
-    for g, group in enumerate(findings.groups):
-        plane = (group.sample, group.channel)
-        others = [h for h, other in enumerate(findings.groups) if h != g and (other.sample, other.channel) == plane]
-        if group.negative:
-            kept.words[g] = masks.words[g]
-        elif others:
-            neighbours = masks[others].union().minus(masks[[g]])
-            kept.words[g] &= ~neighbours.words[0]
-    return kept
+def _neighbours(findings: Findings) -> list[list[int] | None]:
+    """Per group, the other groups of its plane; None for a negative, which speaks of its own region alone."""
+    planes = [(group.sample, int(group.channel)) for group in findings.groups]
+    return [
+        None if group.negative else [h for h, plane in enumerate(planes) if h != g and plane == planes[g]]
+        for g, group in enumerate(findings.groups)
+    ]
 
 
-def reported_known(findings: Findings, groups: Sequence[int], masks: BitMasks) -> BitMasks:
-    """Where one plane's reports settle what is tumour and what is not, one mask; `masks` holds S of `groups`.
+def settling_rows(findings: Findings, groups: Sequence[int]) -> list[int]:
+    """The groups whose S together is where one plane's reports settle what is tumour and what is not; [ALL] if that is
+    everywhere.
 
     A report that describes tumours lists all of them, and a negative without a region covers the patch; negatives with
     a region speak of that region only.
     """
     members = [findings.groups[g] for g in groups]
-    if any(not group.negative or group.region is None for group in members):
-        return BitMasks.full(1, masks.shape[1:], masks.words.device)
-    return masks.union()
+    return [ALL] if any(not group.negative or group.region is None for group in members) else list(groups)

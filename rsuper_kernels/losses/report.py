@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from rsuper_kernels.losses.attenuation import (
     telling_groups,
 )
 from rsuper_kernels.losses.ball import ball_from_sums, ball_targets, ball_term
-from rsuper_kernels.losses.regions import ReportRegions, check_inputs, reported_known
+from rsuper_kernels.losses.regions import ReportRegions, check_inputs, settling_rows
 from rsuper_kernels.losses.segmentation import (
     UNKNOWN_ELEMENT,
     segmentation_from_sums,
@@ -29,6 +30,7 @@ from rsuper_kernels.losses.segmentation import (
     segmentation_terms,
 )
 from rsuper_kernels.losses.volume import volume_from_sums, volume_groups, volume_term
+from rsuper_kernels.ops.combine import ALL, AND, MINUS, OR, Step, combine
 from rsuper_kernels.ops.dilate import dilate
 from rsuper_kernels.ops.loss_sums import Term, loss_sums
 from rsuper_kernels.ops.pack_bits import pack_masks, unpack_masks
@@ -222,7 +224,7 @@ class ReportSupervisedLoss(nn.Module):
             terms["volume"] = volume_term(findings, groups, where)
         if first and batch.ct is not None:
             if targets is not None and recipe.attenuation_scope == "tumour":
-                attenuation, attenuations = placed_term(batch.ct, targets, where, recipe)
+                attenuation, attenuations = placed_term(batch.ct, targets, where, recipe, impl)
             else:
                 attenuation, attenuations = group_term(batch.ct, findings, telling_groups(findings), where, recipe)
             terms["attenuation"] = attenuation
@@ -231,17 +233,17 @@ class ReportSupervisedLoss(nn.Module):
         losses: dict[str, torch.Tensor] = {}
         if batch.trusted is not None:
             if "segmentation" in sums:
-                bce, dice = segmentation_from_sums(sums["segmentation"], logits, None, recipe)
+                bce, dice = segmentation_from_sums(sums["segmentation"], logits, None, recipe, impl)
             else:  # soft labels
                 known = unpack_masks(batch.trusted.known, impl=impl).view(logits.shape)
                 bce, dice = segmentation_terms(logits, batch.trusted.labels, known, recipe=recipe, impl=impl)
             losses["segmentation"] = self.segmentation_weight * (bce + dice)
         if targets is not None:
-            bce, dice = ball_from_sums(sums["ball"], findings, targets, recipe)
+            bce, dice = ball_from_sums(sums["ball"], findings, targets, recipe, impl)
             losses["ball_bce"] = self.report_weight * self.ball_bce_weight * bce
             losses["ball_dice"] = self.report_weight * self.ball_dice_weight * dice
         if "volume" in sums:
-            loss = volume_from_sums(sums["volume"], findings, groups, where, recipe)
+            loss = volume_from_sums(sums["volume"], findings, groups, where, recipe, impl)
             losses["volume"] = self.report_weight * self.volume_weight * loss
         if "attenuation" in sums:
             loss = attenuation_from_sums(sums["attenuation"], attenuation, attenuations, recipe)
@@ -254,19 +256,20 @@ class ReportSupervisedLoss(nn.Module):
         self, logits: torch.Tensor, findings: Findings, where: ReportRegions, labelled: BitMasks | None
     ) -> BitMasks:
         """Voxels of each plane whose label the segmentation term may trust, a mask a plane."""
-        batch, channels, *volume = logits.shape
-        known = BitMasks.full(batch * channels, volume, logits.device)
-        for sample in range(batch):
-            for channel in findings.lesion_channels or ():
-                if findings.status(sample, channel) == "unknown":
-                    known.words[sample * channels + channel] = 0
-        for (sample, channel), groups in findings.planes().items():
-            masks, dilated = where.rows(groups)
-            positive = [row for row, g in enumerate(groups) if not findings.groups[g].negative]
-            if self.recipe.rim == "unknown":
-                doubtful = dilated[positive].union()
-            else:
-                doubtful = dilate(masks[positive].union(), UNKNOWN_ELEMENT, impl=self.impl)
-            trusted = reported_known(findings, groups, masks).minus(doubtful)
-            known.words[sample * channels + channel] = trusted.words[0]
-        return known if labelled is None else known & labelled
+        batch, channels = logits.shape[:2]
+        # what is doubtful around a reported region, a mask a group
+        doubtful = where.dilated
+        if self.recipe.rim == "background":
+            doubtful = dilate(where.masks, UNKNOWN_ELEMENT, impl=self.impl)
+        planes, trusted = findings.planes(), dict[tuple[int, int], list[Step]]()
+        for plane, groups in planes.items():
+            positive = [g for g in groups if not findings.groups[g].negative]
+            settled = [(OR, row) for row in settling_rows(findings, groups)]
+            trusted[plane] = settled + [(MINUS, len(where.masks) + g) for g in positive]
+        stacks = [where.masks, doubtful] + ([] if labelled is None else [labelled])
+        outputs: list[list[Step]] = []
+        for plane in itertools.product(range(batch), range(channels)):
+            unknown = findings.status(*plane) == "unknown"
+            steps = trusted.get(plane, [] if unknown else [(OR, ALL)])
+            outputs.append(steps + ([] if labelled is None else [(AND, 2 * len(where.masks) + len(outputs))]))
+        return combine(stacks, outputs, impl=self.impl)

@@ -11,6 +11,7 @@ from torch import nn
 from rsuper_kernels.bits import BitMasks
 from rsuper_kernels.checks import check_device, check_finite, check_float, check_ndim, check_shape
 from rsuper_kernels.geometry import ball_element
+from rsuper_kernels.ops.curves import adaptive_dice, bce_dice
 from rsuper_kernels.ops.dilate import dilate
 from rsuper_kernels.ops.loss_sums import BceDice, loss_sums
 from rsuper_kernels.ops.masked_bce_dice import masked_bce_dice
@@ -25,37 +26,6 @@ UNKNOWN_ELEMENT = ball_element(2.5)
 def known_voxels(unknown: torch.Tensor, *, impl: str = "auto") -> torch.Tensor:
     """Bool mask of the voxels more than two voxels away from any unknown voxel; `unknown` is (B, C, D, H, W)."""
     return ~dilate(unknown, UNKNOWN_ELEMENT, impl=impl)
-
-
-def adaptive_dice(
-    tp: torch.Tensor, fp: torch.Tensor, fn: torch.Tensor, *, dim: int | None = 0, empty: str = "skip"
-) -> torch.Tensor:
-    """Dice loss 1 - tp / (tp + alpha fp + (1 - alpha) fn), whose alpha shifts towards the more frequent error.
-
-        alpha = fp / (fp + fn), summed over `dim` (None: each entry by itself), clamped to [0.2, 0.8], not detached
-
-    Args:
-        tp, fp, fn: (B, C) sums of probabilities.
-        dim: the axis that shares one alpha, the batch in the segmentation term.
-        empty: "skip" gives 0 and no gradient where there is no target, for a mean that leaves it out; "one" gives 1.
-
-    Returns:
-        Losses of the same shape. Source: public R-Super code, A.4.
-    """
-    false_positives, false_negatives = (
-        (fp, fn) if dim is None else (fp.sum(dim, keepdim=True), fn.sum(dim, keepdim=True))
-    )
-    alpha = (false_positives / (false_positives + false_negatives + 1e-5)).clamp(0.2, 0.8)
-    loss = 1 - tp / (tp + alpha * fp + (1 - alpha) * fn + 1e-5)
-    # tp + fn is the number of target voxels
-    return torch.where((tp + fn).detach() > 0, loss, 0.0) if empty == "skip" else loss
-
-
-def mean_dice(losses: torch.Tensor, targets: torch.Tensor, empty: str) -> torch.Tensor:
-    """Mean of Dice losses, leaving out those without `targets` (voxels) if `empty` is "skip"; 0 if none is left."""
-    if empty == "one":
-        return losses.mean() if losses.numel() else losses.sum()
-    return losses.sum() / (targets > 0).sum().clamp(min=1)
 
 
 def segmentation_loss(
@@ -120,7 +90,7 @@ def segmentation_terms(
     else:
         term = segmentation_term(logits, labels, pack_masks(known.flatten(0, 1), impl=impl), impl)
         (sums,) = loss_sums(logits, [term], impl=impl)
-    return segmentation_from_sums(sums, logits, class_weights, rules)
+    return segmentation_from_sums(sums, logits, class_weights, rules, impl)
 
 
 def segmentation_term(logits: torch.Tensor, labels: torch.Tensor, known: BitMasks, impl: str = "auto") -> BceDice:
@@ -132,21 +102,30 @@ def segmentation_term(logits: torch.Tensor, labels: torch.Tensor, known: BitMask
 
 
 def segmentation_from_sums(
-    sums: torch.Tensor, logits: torch.Tensor, class_weights: torch.Tensor | None, recipe: Recipe
+    sums: torch.Tensor, logits: torch.Tensor, class_weights: torch.Tensor | None, recipe: Recipe, impl: str = "auto"
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy and Dice of the segmentation term, given the sums (B * C, 6) of its `segmentation_term`."""
     batch, channels = logits.shape[:2]
     sums = sums.unflatten(0, (batch, channels))
-    weights = sums.new_ones(batch, channels)
-    if class_weights is not None:
-        check_shape("class_weights", class_weights, (batch, channels), "(B, C)")
-        check_device("class_weights", class_weights, "logits", logits)
-        weights = class_weights.to(sums.dtype)
-    voxels = logits[0, 0].numel()
+    voxels, skip = logits[0, 0].numel(), recipe.empty_dice == "skip"
+    if class_weights is None:
+        shares = [1 / (batch * channels)] * (batch * channels)
+        return bce_dice(
+            sums,
+            shares,
+            [1.0] * len(shares) if skip else shares,
+            voxels=voxels,
+            empty=recipe.empty_dice,
+            mean_of_present=skip,
+            impl=impl,
+        )
+    check_shape("class_weights", class_weights, (batch, channels), "(B, C)")
+    check_device("class_weights", class_weights, "logits", logits)
+    weights = class_weights.to(sums.dtype)
     bce = ((sums[..., 0] + sums[..., 1]) * weights).sum() / (batch * channels * voxels)
     tp, fp, fn = sums[..., 2], sums[..., 3], sums[..., 4]
-    dice = adaptive_dice(tp, fp, fn, empty=recipe.empty_dice) * weights
-    return bce, mean_dice(dice, (tp + fn).detach(), recipe.empty_dice)
+    dice = (adaptive_dice(tp, fp, fn, empty=recipe.empty_dice) * weights).sum()
+    return bce, dice / (((tp + fn).detach() > 0).sum().clamp(min=1) if skip else batch * channels)
 
 
 class SegmentationLoss(nn.Module):

@@ -12,24 +12,18 @@ from torch import nn
 from rsuper_kernels.findings import UNKNOWN_VOLUMES, FindingGroup, Findings
 from rsuper_kernels.geometry import voxel_volume
 from rsuper_kernels.losses.regions import ReportRegions, check_inputs
+from rsuper_kernels.ops.curves import volume, volume_curve
 from rsuper_kernels.ops.loss_sums import RegionSums, loss_sums
 from rsuper_kernels.recipes import Recipe, get_recipe
 
-
-def volume_curve(
-    predicted: torch.Tensor, reported: torch.Tensor, tolerance: float | torch.Tensor = 0.1, smoothing: float = 500.0
-) -> torch.Tensor:
-    """Loss of a predicted volume P against a reported volume Y, both in mm3, elementwise.
-
-        v = max((1 - tolerance) Y, min(Y, 100))
-        L = clamp(|P - Y| / (P + Y + smoothing) - |v - Y| / (v + Y + smoothing), 0, 1)
-
-    At Y = 1000 it is 0.625 at P = 0 and zero from 900 to 1108.7. Gradient to `predicted`.
-    Source: Bassi et al., MICCAI 2025, Volume Loss.
-    """
-    nearest = torch.maximum((1 - tolerance) * reported, reported.clamp(max=100))
-    tolerated = (nearest - reported).abs() / (nearest + reported + smoothing)
-    return ((predicted - reported).abs() / (predicted + reported + smoothing) - tolerated).clamp(0, 1)
+__all__ = [
+    "VolumeLoss",
+    "volume_curve",
+    "volume_from_sums",
+    "volume_groups",
+    "volume_loss",
+    "volume_term",
+]
 
 
 def volume_loss(
@@ -70,7 +64,7 @@ def volume_loss(
     where = ReportRegions.of(logits, findings, regions, spacing, rules, impl)
     groups = volume_groups(findings, rules)
     (sums,) = loss_sums(logits, [volume_term(findings, groups, where)], impl=impl)
-    return volume_from_sums(sums, findings, groups, where, rules)
+    return volume_from_sums(sums, findings, groups, where, rules, impl)
 
 
 def volume_groups(findings: Findings, recipe: Recipe) -> list[int]:
@@ -80,27 +74,29 @@ def volume_groups(findings: Findings, recipe: Recipe) -> list[int]:
 
 
 def volume_term(findings: Findings, groups: Sequence[int], where: ReportRegions) -> RegionSums:
-    """What the volume loss of `groups` needs of the logits: the probability in each S+."""
+    """What the volume loss of `groups` needs of the logits: the probability in each S+, and its voxels."""
     members = [findings.groups[g] for g in groups]
     return RegionSums(where.rows(groups)[1], [m.sample for m in members], [int(m.channel) for m in members])
 
 
 def volume_from_sums(
-    sums: torch.Tensor, findings: Findings, groups: Sequence[int], where: ReportRegions, recipe: Recipe
+    sums: torch.Tensor, findings: Findings, groups: Sequence[int], where: ReportRegions, recipe: Recipe, impl: str
 ) -> torch.Tensor:
-    """The volume loss of `groups`, given the sums (G,) of their `volume_term`."""
+    """The volume loss of `groups`, given the sums (G, 2) of their `volume_term`."""
     members = [findings.groups[g] for g in groups]
-    predicted = sums * voxel_volume(where.spacing)
-    table = [(member.volume, _least_volume(member, recipe), member.open_ended) for member in members]
-    reported, least, open_ended = predicted.new_tensor(table).view(-1, 3).unbind(1)
-    # of unknown size or count: only volumes that no such tumours can have are pulled to the nearer bound
-    bound = predicted.detach().clamp(max=UNKNOWN_VOLUMES[1]).maximum(least)
-    target, tolerance = torch.where(open_ended > 0, bound, reported), recipe.tolerance * (1 - open_ended)
-    present = where.rows(groups)[1].any()
-    losses = volume_curve(predicted, target, tolerance, recipe.smoothing) * present
-    if recipe.volume_mean == "channels":
-        return losses.sum() / (findings.batch_size * max(len(findings.lesion_channels or ()), 1))
-    return losses.sum() / present.sum().clamp(min=1)
+    count = findings.batch_size * max(len(findings.lesion_channels or ()), 1)
+    return volume(
+        sums,
+        [member.volume for member in members],
+        [_least_volume(member, recipe) for member in members],
+        [member.open_ended for member in members],
+        voxel=voxel_volume(where.spacing),
+        most=UNKNOWN_VOLUMES[1],
+        tolerance=recipe.tolerance,
+        smoothing=recipe.smoothing,
+        count=count if recipe.volume_mean == "channels" else 0,
+        impl=impl,
+    )
 
 
 def _least_volume(group: FindingGroup, recipe: Recipe) -> float:

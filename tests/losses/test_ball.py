@@ -230,7 +230,7 @@ def test_two_groups_on_one_plane_keep_to_their_regions():
     targets = pseudo_masks(logits, findings, regions, UNIT, region_margin=0.0)
     for tumour, body in zip(targets.tumours, targets.bodies, strict=True):
         columns = body.nonzero()[:, 2]
-        where = (16, 24) if tumour.mask == 1 else (0, 8)
+        where = (16, 24) if tumour.group == 1 else (0, 8)
         assert ((columns >= where[0]) & (columns < where[1])).all()
     assert len(targets.tumours) == 2
     assert len(targets.sample) == 1  # one plane, trained on the union

@@ -151,8 +151,27 @@ def test_has_no_gradient():
 
 def test_opcheck(impl):
     element = cascade_element(9)
-    arguments = (pack(random_mask(2, 4, 5, 6)), 6, element.runs, list(element.passes), impl)
+    arguments = (pack(random_mask(2, 4, 5, 6)), 6, element.runs, list(element.passes), [1], [1, -1], impl)
     torch.library.opcheck(torch.ops.rsuper.dilate.default, arguments)
+
+
+def test_masks_beside_each_other(impl):
+    """In a row of 9: voxels 1 and 5 grow by 2, 1 not into 3 to 4; 8 stays as it is; 3 to 4 keeps itself beside 1."""
+    rows = [[1], [3, 4], [5], [8]]
+    masks = torch.zeros(4, 1, 1, 9, dtype=torch.bool)
+    for mask, row in zip(masks, rows, strict=True):
+        mask[0, 0, row] = True
+    out = dilate(masks, ball_element(2.0), beside=[[1], [0, 2], [], None], impl=impl)
+    assert [mask.nonzero()[:, 2].tolist() for mask in out] == [[0, 1, 2], [2, 3, 4, 6], [3, 4, 5, 6, 7], [8]]
+    # what they share stays with both
+    overlapping = dilate(masks[[0, 0]], ball_element(1.0), beside=[[1], [0]], impl=impl)
+    assert [mask.nonzero()[:, 2].tolist() for mask in overlapping] == [[0, 1, 2]] * 2
+
+
+@pytest.mark.parametrize("beside", [[[0]], [[1], [2]], [[-1], []]], ids=str)
+def test_refuses_masks_that_do_not_exist(beside):
+    with pytest.raises(ValueError, match=r"beside: expected masks from 0 to 1 for each of 2"):
+        dilate(torch.zeros(2, 1, 1, 3), ball_element(1.0), beside=beside)
 
 
 def test_compile():

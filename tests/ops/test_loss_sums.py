@@ -87,7 +87,8 @@ def by_rooms(terms: Terms, **options):
         for term in terms:
             planes, dense = (term.sample, term.channel), [mask.unpack() for mask in term.masks]
             if isinstance(term, RegionSums):
-                parts.append(region_sums(x, *dense, *planes, **options))
+                voxels = dense[0].flatten(1).sum(1)
+                parts.append(torch.stack([region_sums(x, *dense, *planes, **options), voxels.to(x.dtype)], dim=1))
             elif isinstance(term, BceDice):
                 weights = None if term.weights is None else dense_weights(term.weights, dense[0])
                 named = {"sample": planes[0], "channel": planes[1]}
@@ -104,7 +105,7 @@ def by_rooms(terms: Terms, **options):
 def test_table_of_regions(impl):
     """p = 0.8 0.4 0.5, the first and the last inside."""
     (sums,) = loss_sums(row_of_logits(0.8, 0.4, 0.5), [RegionSums(bits(1, 0, 1), [0], [0])], impl=impl)
-    torch.testing.assert_close(sums, torch.tensor([1.3]))
+    torch.testing.assert_close(sums, torch.tensor([[1.3, 2.0]]))
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -144,7 +145,7 @@ def test_one_voxel(impl):
         AttenuationStats(row(70.0), one, bits(0), [0], [0], eps=0.5),
     ]
     region, bce_dice, stats = loss_sums(x, terms, impl=impl)
-    assert region.tolist() == [0.5]
+    assert region.tolist() == [[0.5, 1.0]]
     expected = torch.tensor([[3 * math.log(2), 0, 0.5, 0, 0.5, 1]])
     torch.testing.assert_close(bce_dice, expected, rtol=1e-6, atol=0)
     # with half a voxel beside it, the mean is 35, and so is what the one voxel is away from it: sd^2 = 35^2 / 2
@@ -161,7 +162,7 @@ def test_table_of_gradients(impl):
     for index, expected in slopes.items():
         (grad,) = torch.autograd.grad(sums[0, index], x, retain_graph=True)
         assert grad.flatten().tolist() == expected, index
-    (grad,) = torch.autograd.grad(region[0] + 2 * sums[0, 0], x)
+    (grad,) = torch.autograd.grad(region.sum() + 2 * sums[0, 0], x)
     assert grad.flatten().tolist() == [0.25 - 3, 0.25]
 
 
@@ -241,7 +242,7 @@ def test_no_groups(impl):
         AttenuationStats(ct, none, none, [], []),
     ]
     logits = random_logits(2, 3, *SHAPE, dtype=torch.float32)
-    assert [part.shape for part in loss_sums(logits, terms, impl=impl)] == [(0,), (0, 6), (0, 6), (0, 2, 3)]
+    assert [part.shape for part in loss_sums(logits, terms, impl=impl)] == [(0, 2), (0, 6), (0, 6), (0, 2, 3)]
     for given_terms in (terms, terms[:1]):
         value, grad = value_and_grad(joined(given_terms, impl=impl), logits)
         assert value.shape == (0,)
@@ -290,7 +291,7 @@ def test_extreme_logits(size, impl):
         x = torch.tensor([size, size, -size, -size]).reshape(1, 1, 1, 1, 4).requires_grad_()
         terms = [BceDice(targets, everywhere, [0], [0]), RegionSums(everywhere, [0], [0])]
         sums, region = loss_sums(x, terms, impl=impl)
-        assert region.tolist() == [2]
+        assert region.tolist() == [[2, 4]]
         wrong = [size, size, 1, 1, 1, 4] if any(voxels) else [0, 2 * size if size < 1e38 else math.inf, 0, 2, 0, 4]
         torch.testing.assert_close(sums, torch.tensor([wrong]))
         (grad,) = torch.autograd.grad(sums[0, :2].sum(), x)
@@ -393,7 +394,7 @@ def test_opcheck(dtype, impl):
         impl,
     )
     torch.library.opcheck(torch.ops.rsuper.loss_sums.default, (logits, *tables))
-    backward = (torch.rand(4 * (1 + 6 + 6 + 6)), logits.detach(), *tables)
+    backward = (torch.rand(4 * (2 + 6 + 6 + 6)), logits.detach(), torch.empty(0, dtype=torch.float64), *tables)
     torch.library.opcheck(torch.ops.rsuper.loss_sums_backward.default, backward)
 
 

@@ -14,8 +14,9 @@ from rsuper_kernels import bits, gpu
 from rsuper_kernels.geometry import as_spacing, squared_limit
 from rsuper_kernels.tables import flatten, split
 
-# As in csrc/cuda/ball_select.cu.
-_THREADS = 512
+# As in csrc/cuda/ball_select.cu and rank_weights.cu.
+_THREADS, _RANKING_THREADS = 512, 1024
+_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 
 class Selection(NamedTuple):
@@ -162,3 +163,50 @@ def _with_zeros(masks: torch.Tensor, probability: torch.Tensor, counts: Sequence
     # beyond the positive ones, zeros by rising index, of which only those in the ball remain
     place = (~positive).flatten(2).cumsum(2).view(positive.shape)
     return torch.cat([ball, torch.where(zeros > 0, positive | (ball & (place <= zeros)), selected)], 1)
+
+
+def foreground_weights(
+    logits: torch.Tensor,
+    words: torch.Tensor,
+    sample: Sequence[int],
+    channel: Sequence[int],
+    limit: int,
+    concentration: float,
+    activation: str,
+) -> torch.Tensor:
+    """Weights (P, limit) of the voxels of each bit mask; see reference.py."""
+    logits, words = logits.contiguous(), words.contiguous()
+    out = torch.empty(len(sample), limit, device=logits.device)
+    gpu.launch_cuda(
+        "rank_weights",
+        "foreground_weights",
+        (len(sample),),
+        _RANKING_THREADS,
+        logits,
+        words,
+        gpu.table([b * logits.shape[1] + c for b, c in zip(sample, channel, strict=True)], torch.int64, logits.device),
+        torch.empty(len(sample), 2, limit, dtype=torch.int64, device=logits.device),
+        out,
+        limit,
+        logits.shape[2] * logits.shape[3],
+        logits.shape[4],
+        _TYPES[logits.dtype],
+        activation == "sigmoid",
+        float(concentration),
+    )
+    return out
+
+
+def rank_weights(
+    probability: torch.Tensor, mask: torch.Tensor, concentration: float, limits: Sequence[int]
+) -> torch.Tensor:
+    """Weights (N, D, H, W) of the masked voxels by rank; see reference.py."""
+    planes, limit = len(probability), max(limits, default=0)
+    if limit == 0:
+        return torch.zeros_like(probability, memory_format=torch.contiguous_format)
+    everyone = range(planes)
+    compact = foreground_weights(
+        probability[:, None], bits.pack(mask), everyone, [0] * planes, limit, concentration, "identity"
+    )
+    place = mask.flatten(1).cumsum(1).sub_(1).clamp_(0, limit - 1)
+    return torch.where(mask.flatten(1), compact.gather(1, place), 0).view(mask.shape)

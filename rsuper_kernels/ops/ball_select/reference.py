@@ -15,6 +15,7 @@ from rsuper_kernels import gpu
 from rsuper_kernels.bits import unpack
 from rsuper_kernels.checks import accumulation_dtype
 from rsuper_kernels.geometry import squared_limit
+from rsuper_kernels.tables import take_planes
 
 
 def ball_select(
@@ -112,9 +113,8 @@ def foreground_weights(
     activation: str,
 ) -> torch.Tensor:
     """Rank weights (P, limit) of the voxels of each bit mask, by rising linear index."""
-    pairs = (gpu.table(indices, torch.int64, logits.device) for indices in (sample, channel))
-    planes = logits[tuple(pairs)].to(accumulation_dtype(logits))
-    probability = planes.sigmoid() if activation == "sigmoid" else planes
+    x = take_planes(logits, sample, channel).to(accumulation_dtype(logits))
+    probability = x.sigmoid() if activation == "sigmoid" else x
     mask = unpack(words, logits.shape[-1])
     dense = rank_weights(probability, mask, concentration, [limit] * len(mask)).flatten(1)
     # voxels outside the mask go to a place past the last one

@@ -8,9 +8,17 @@ from collections.abc import Sequence
 import torch
 
 from rsuper_kernels import native
+from rsuper_kernels.ops.dilate.reference import keep_apart
 
 
-def dilate(words: torch.Tensor, width: int, runs: torch.Tensor, passes: Sequence[int]) -> torch.Tensor:
+def dilate(
+    words: torch.Tensor,
+    width: int,
+    runs: torch.Tensor,
+    passes: Sequence[int],
+    beside: Sequence[int] = (),
+    beside_counts: Sequence[int] = (),
+) -> torch.Tensor:
     """Binary dilation of bit masks on the CPU.
 
     Args:
@@ -20,6 +28,7 @@ def dilate(words: torch.Tensor, width: int, runs: torch.Tensor, passes: Sequence
             with |dx| <= half_width.
         passes: how many rows of `runs` each structuring element takes, in order; the elements are applied one after
             the other. No pass returns a copy, an empty pass an empty mask.
+        beside, beside_counts: which masks each is kept apart from; see reference.py.
 
     Returns:
         Words of the same shape. Voxels outside the volume count as outside the mask.
@@ -44,7 +53,7 @@ def dilate(words: torch.Tensor, width: int, runs: torch.Tensor, passes: Sequence
         list(passes),
         threads=native.threads(),
     )
-    return out
+    return keep_apart(words, out, beside, beside_counts)
 
 
 def _require(name: str, tensor: torch.Tensor, dtype: torch.dtype, ndim: int) -> None:

@@ -15,15 +15,15 @@ from rsuper_kernels.tables import split
 
 def loss_sums(
     logits: torch.Tensor, tensors: Sequence[torch.Tensor], kinds: Sequence[int], counts: Sequence[int], *tables: Any
-) -> torch.Tensor:
-    """The sums of all terms, flat; see reference.py."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sums of all terms, flat, and no state; see reference.py."""
     logits, tensors = native.readable(logits), [native.readable(tensor) for tensor in tensors]
     terms = _terms(logits, tensors, kinds, counts, *tables)
-    return native.sums(logits, terms, output_count(kinds, counts))
+    return native.sums(logits, terms, output_count(kinds, counts)), logits.new_empty(0, dtype=torch.float64)
 
 
 def loss_sums_backward(
-    grad: torch.Tensor, logits: torch.Tensor, tensors: Sequence[torch.Tensor], *tables: Any
+    grad: torch.Tensor, logits: torch.Tensor, state: torch.Tensor, tensors: Sequence[torch.Tensor], *tables: Any
 ) -> torch.Tensor:
     """Gradient of the logits; see reference.py."""
     logits, tensors = native.readable(logits), [native.readable(tensor) for tensor in tensors]
@@ -48,7 +48,9 @@ def _terms(
         first, second, extra = tensors[3 * t : 3 * t + 3]
         planes = native.planes_of(logits, samples, channels)
         if kind == 0:
-            term = native.module().region_term(shape, native.bits(first), planes, list(range(len(planes))), sigmoid)
+            term = native.module().region_term(
+                shape, native.bits(first), planes, list(range(len(planes))), sigmoid, True
+            )
         elif kind == 1:
             given = native.address(extra) if extra.numel() else (0, 0)
             stride = extra.shape[1] if extra.numel() else 0

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 
 from rsuper_kernels import dispatch, native
-from rsuper_kernels.bits import BitMasks
+from rsuper_kernels.bits import BitMasks, words_per_row
 from rsuper_kernels.checks import (
     accumulation_dtype,
     check_choice,
@@ -27,7 +28,7 @@ for _op in ("loss_sums", "loss_sums_backward"):
 
 @dataclass(frozen=True)
 class RegionSums:
-    """Probability inside each region, (G,); see ops/region_sums.
+    """Probability inside each region and voxels of it, (G, 2); see ops/region_sums. Gradient through the probability.
 
     Args:
         regions: G bit masks.
@@ -38,7 +39,7 @@ class RegionSums:
     sample: Sequence[int]
     channel: Sequence[int]
 
-    outputs: ClassVar[tuple[int, ...]] = ()
+    outputs: ClassVar[tuple[int, ...]] = (2,)
 
     @property
     def masks(self) -> list[BitMasks]:
@@ -106,21 +107,27 @@ _TABLES = (
 )
 
 
-@torch.library.custom_op("rsuper::loss_sums", mutates_args=(), schema=f"(Tensor logits, {_TABLES}) -> Tensor")
-def _loss_sums(logits: torch.Tensor, *tables: Any) -> torch.Tensor:
-    out: torch.Tensor = dispatch.select("loss_sums", tables[-1], logits.device, logits.dtype)(logits, *tables[:-1])
+@torch.library.custom_op("rsuper::loss_sums", mutates_args=(), schema=f"(Tensor logits, {_TABLES}) -> (Tensor, Tensor)")
+def _loss_sums(logits: torch.Tensor, *tables: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    function = dispatch.select("loss_sums", tables[-1], logits.device, logits.dtype)
+    out: tuple[torch.Tensor, torch.Tensor] = function(logits, *tables[:-1])
     return out
 
 
 @_loss_sums.register_fake
 def _(
     logits: torch.Tensor, tensors: Sequence[torch.Tensor], kinds: Sequence[int], counts: Sequence[int], *rest: Any
-) -> torch.Tensor:
-    return logits.new_empty(output_count(kinds, counts), dtype=accumulation_dtype(logits))
+) -> tuple[torch.Tensor, torch.Tensor]:
+    sums = logits.new_empty(output_count(kinds, counts), dtype=accumulation_dtype(logits))
+    keeps_state = dispatch.serving("loss_sums", rest[-1], logits.device, logits.dtype) == "triton"
+    state = state_size(logits, tensors, kinds, counts) if keeps_state else 0
+    return sums, logits.new_empty(state, dtype=torch.float64)
 
 
 @torch.library.custom_op(
-    "rsuper::loss_sums_backward", mutates_args=(), schema=f"(Tensor grad, Tensor logits, {_TABLES}) -> Tensor"
+    "rsuper::loss_sums_backward",
+    mutates_args=(),
+    schema=f"(Tensor grad, Tensor logits, Tensor state, {_TABLES}) -> Tensor",
 )
 def _loss_sums_backward(grad: torch.Tensor, logits: torch.Tensor, *tables: Any) -> torch.Tensor:
     function = dispatch.select("loss_sums_backward", tables[-1], logits.device, logits.dtype)
@@ -133,17 +140,19 @@ def _(grad: torch.Tensor, logits: torch.Tensor, *tables: Any) -> torch.Tensor:
     return torch.empty_like(logits, memory_format=torch.contiguous_format)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
     logits, tensors, *tables = inputs
-    ctx.save_for_backward(logits, *tensors)
+    _, state = output
+    ctx.mark_non_differentiable(state)
+    ctx.save_for_backward(logits, state, *tensors)
     ctx.tables = tables
 
 
-def _backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+def _backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor | None) -> tuple[Any, ...]:
     if any(ctx.needs_input_grad[1]):
         raise NotImplementedError("loss_sums: gradients reach logits only; detach the weights")
-    logits, *tensors = ctx.saved_tensors
-    grad_logits = _loss_sums_backward(grad, logits, tensors, *ctx.tables)
+    logits, state, *tensors = ctx.saved_tensors
+    grad_logits = _loss_sums_backward(grad, logits, state, tensors, *ctx.tables)
     # torch takes an empty list for a list of tensors, which wants a list back
     return (grad_logits, [None] * len(tensors), *([] if table == [] else None for table in ctx.tables))
 
@@ -177,7 +186,7 @@ def loss_sums(
     if not terms:
         return []
     counts = [len(term.sample) for term in terms]
-    out = _loss_sums(
+    out, _ = _loss_sums(
         logits,
         [tensor for term in terms for tensor in _tensors(logits, term)],
         [KINDS.index(type(term)) for term in terms],
@@ -189,15 +198,26 @@ def loss_sums(
         impl,
     )
     sizes = [count * _size(term.outputs) for term, count in zip(terms, counts, strict=True)]
-    return [
-        part.view(-1, *term.outputs) if term.outputs else part
-        for part, term in zip(out.split(sizes), terms, strict=True)
-    ]
+    return [part.view(-1, *term.outputs) for part, term in zip(out.split(sizes), terms, strict=True)]
 
 
 def output_count(kinds: Sequence[int], counts: Sequence[int]) -> int:
     """Numbers that these kinds of terms have for so many groups."""
     return sum(count * _size(KINDS[kind].outputs) for kind, count in zip(kinds, counts, strict=True))
+
+
+# Words of bits between the voxels that `state` counts.
+STATE_WORDS = 32
+
+
+def state_size(
+    logits: torch.Tensor, tensors: Sequence[torch.Tensor], kinds: Sequence[int], counts: Sequence[int]
+) -> int:
+    """Numbers that kernels on a GPU keep for backward: the outputs in float64, then, for each group with compact
+    weights, the target voxels before every STATE_WORDS words of its mask."""
+    words = math.prod(logits.shape[2:4]) * words_per_row(logits.shape[4])
+    weighted = [count for t, count in enumerate(counts) if kinds[t] == 1 and tensors[3 * t + 2].numel()]
+    return output_count(kinds, counts) + sum(weighted) * -(-words // STATE_WORDS)
 
 
 def _size(outputs: Sequence[int]) -> int:

@@ -34,7 +34,8 @@ class _Term:
     def sums(self, x: torch.Tensor, activation: str) -> torch.Tensor:
         planes = (self.sample, self.channel)
         if self.kind == 0:
-            return regions.region_sums(x, self.first, *planes, [], [], activation)
+            inside = regions.region_sums(x, self.first, *planes, [], [], activation)
+            return torch.stack([inside, self.first.flatten(1).sum(1).to(inside.dtype)], dim=1)
         if self.kind == 1:
             return bce_dice.masked_bce_dice(x, self.first, self.second, self._weights(), *planes, activation)
         return attenuation.attenuation_stats(
@@ -44,7 +45,7 @@ class _Term:
     def slopes(self, grad: torch.Tensor, x: torch.Tensor, activation: str) -> torch.Tensor:
         planes = (self.sample, self.channel)
         if self.kind == 0:
-            return regions.region_sums_backward(grad, x, self.first, *planes, [], [], activation)
+            return regions.region_sums_backward(grad.view(-1, 2)[:, 0], x, self.first, *planes, [], [], activation)
         if self.kind == 1:
             return bce_dice.masked_bce_dice_backward(
                 grad.view(-1, 6), x, self.first, self.second, self._weights(), *planes, activation
@@ -67,19 +68,20 @@ def dense_weights(compact: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return torch.where(targets, compact.gather(1, order).view(targets.shape), 1)
 
 
-def loss_sums(logits: torch.Tensor, *tables: Any) -> torch.Tensor:
-    """The sums of all terms, flat, one term after the other; `tables` as op.py describes them."""
+def loss_sums(logits: torch.Tensor, *tables: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sums of all terms, flat, one term after the other, and no state; `tables` as op.py describes them."""
     *rest, activation = tables
-    return torch.cat([term.sums(logits, activation).flatten() for term in _terms(logits, *rest)])
+    sums = torch.cat([term.sums(logits, activation).flatten() for term in _terms(logits, *rest)])
+    return sums, logits.new_empty(0, dtype=torch.float64)
 
 
-def loss_sums_backward(grad: torch.Tensor, logits: torch.Tensor, *tables: Any) -> torch.Tensor:
+def loss_sums_backward(grad: torch.Tensor, logits: torch.Tensor, state: torch.Tensor, *tables: Any) -> torch.Tensor:
     """Gradient of the logits, added up over the terms before it is rounded to their dtype."""
     *rest, activation = tables
     x = logits.to(accumulation_dtype(logits))
     out, start = torch.zeros(x.shape, dtype=x.dtype, device=x.device), 0
     for term in _terms(logits, *rest):
-        size = (1, 6, 6)[term.kind] * len(term.sample)
+        size = (2, 6, 6)[term.kind] * len(term.sample)
         out += term.slopes(grad[start : start + size], x, activation)
         start += size
     return out.to(logits.dtype)

@@ -47,4 +47,5 @@ def _term(
         native.planes_of(logits, sample, channel),
         list(range(len(sample))),
         activation == "sigmoid",
+        False,
     )

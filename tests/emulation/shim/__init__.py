@@ -26,16 +26,12 @@ from rsuper_kernels.gpu import Argument
 
 _HEADER = Path(__file__).with_name("shim.h")
 _FLAGS = (
-    "-std=c++17",
-    "-O1",
-    "-ffp-contract=off",
-    "-fPIC",
-    "-shared",
-    "-U_FORTIFY_SOURCE",
-    "-Wall",
-    "-Wno-unused",
-    "-Wno-unknown-pragmas",
+    *("-std=c++17", "-O1", "-fPIC", "-shared", "-fvisibility=hidden"),
+    "-ffp-contract=off",  # as gpu.COMPILE_OPTIONS
+    "-U_FORTIFY_SOURCE",  # jumps from stack to stack look like errors to it
+    *("-Wall", "-Werror", "-Wno-unused", "-Wno-unknown-pragmas"),
 )
+_GUARD = 1 << 24  # bytes; also an index of the wrong row ends in it
 _KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\(')
 _DYNAMIC = re.compile(r"extern __shared__ ([\w ]+?) (\w+)\[\];")
 
@@ -51,16 +47,25 @@ class Shim:
         self._folder = folder
         self._seeds = itertools.count(1)
 
+    _listener: Path | None = None
+    """A C++ source, linked to the kernels, that their accesses to memory are announced to, as to ThreadSanitizer."""
+
+    def _prepare(self, library: ctypes.CDLL, copies: dict[int, int]) -> None:
+        """Called before a launch with the addresses of all storages, and of the copies that the kernel works on."""
+
     def cuda(
         self, source: str, kernel: str, grid: tuple[int, ...], threads: int, arguments: Sequence[Argument], shared: int
     ) -> None:
         """See `gpu.Launcher.cuda`. Raises RuntimeError for what a GPU might not forgive."""
         folder = self._folder or gpu.sources() / "cuda"
-        function = getattr(_library(folder / f"{source}.cu"), f"launch_{kernel}")
+        path = folder / f"{source}.cu"
+        library = _library(path, path.read_text(), self._listener)
+        function = getattr(library, f"launch_{kernel}")
         function.restype = ctypes.c_char_p
         seed = next(self._seeds)
         guarded: dict[int, _Guarded] = {}
         words = [_word(argument, guarded) for argument in arguments]
+        self._prepare(library, {original: copy.address for original, copy in guarded.items()})
         error = function(
             (ctypes.c_int64 * 3)(*grid, *[1] * (3 - len(grid))),
             ctypes.c_int64(threads),
@@ -88,19 +93,19 @@ def _word(argument: Argument, guarded: dict[int, _Guarded]) -> int:
 
 
 class _Guarded:
-    """A copy of some memory between pages that nobody may touch; its end is as near to the second as 16 bytes allow."""
+    """A copy of some memory between two stretches that nobody may touch; it ends at the second one, to 16 bytes."""
 
     def __init__(self, original: int, size: int) -> None:
         self._original, self._size = original, size
         self._slack = bytes([0xA5] * (-size % 16))
-        page, length = mmap.PAGESIZE, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-        self._memory = mmap.mmap(-1, length + 2 * page)
+        length = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        self._memory = mmap.mmap(-1, length + 2 * _GUARD)
         start = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
-        self.address = start + page + length - size - len(self._slack)
+        self.address = start + _GUARD + length - size - len(self._slack)
         ctypes.memmove(self.address, original, size)
         ctypes.memmove(self.address + size, self._slack, len(self._slack))
-        for guard in (start, start + page + length):
-            _libc().mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(page), 0)
+        for guard in (start, start + _GUARD + length):
+            _libc().mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(_GUARD), 0)
 
     def close(self) -> bool:
         """Copy back; False where bytes behind the end have changed."""
@@ -114,20 +119,20 @@ def _libc() -> Any:
 
 
 @functools.cache
-def _library(path: Path) -> ctypes.CDLL:
+def _library(path: Path, code: str, listener: Path | None = None) -> ctypes.CDLL:
     """A source as a library with a function launch_<kernel> for each kernel; compiled once for each of its contents."""
-    code = path.read_text()
     kernels = _KERNEL.findall(code)
     code = _DYNAMIC.sub(r"\1* \2 = static_cast<\1*>(shim::dynamic_memory());", code)
     launchers = [
-        f'extern "C" const char* launch_{kernel}(const std::int64_t* grid, std::int64_t threads, std::int64_t shared, '
-        "std::int64_t seed, const std::uint64_t* arguments, std::int64_t count) "
+        f'extern "C" SHIM_EXPORT const char* launch_{kernel}(const std::int64_t* grid, std::int64_t threads, '
+        "std::int64_t shared, std::int64_t seed, const std::uint64_t* arguments, std::int64_t count) "
         f"{{ return shim::launch({kernel}, grid, threads, shared, seed, arguments, count); }}"
         for kernel in kernels
     ]
     text = "\n".join([f'#include "{_HEADER}"', f'#line 1 "{path}"', code, *launchers, ""])
     headers = sorted((gpu.sources() / "include" / "rsuper").glob("*.h"))
-    contents = [text, *_FLAGS, *(header.read_text() for header in (_HEADER, *headers))]
+    listened = [] if listener is None else [listener]
+    contents = [text, *_FLAGS, *(file.read_text() for file in (_HEADER, *headers, *listened))]
     name = hashlib.sha256("\0".join(contents).encode()).hexdigest()[:24]
     folder = Path(tempfile.gettempdir()) / f"rsuper-shim-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -136,7 +141,9 @@ def _library(path: Path) -> ctypes.CDLL:
         with tempfile.TemporaryDirectory(dir=folder) as work:
             (Path(work) / "source.cpp").write_text(text)
             include = f"-I{gpu.sources() / 'include'}"
-            command = ["g++", *_FLAGS, include, f"-I{path.parent}", f"{work}/source.cpp", "-o", f"{work}/out.so"]
-            subprocess.run(command, check=True)
+            announce = ["-fsanitize=thread"] if listened else []
+            command = ["g++", *_FLAGS, *announce, "-c", include, f"-I{path.parent}", "-o", f"{work}/source.o"]
+            subprocess.run([*command, f"{work}/source.cpp"], check=True)
+            subprocess.run(["g++", *_FLAGS, f"{work}/source.o", *listened, "-o", f"{work}/out.so"], check=True)
             os.replace(f"{work}/out.so", library)  # whole, also for those who compile it at the same time
     return ctypes.CDLL(str(library))
