@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The search on a GPU: bounds first, then scores in float32, and in float64 what may be the best after both.
 
-From the largest half width j = R of a ball's runs down to 0, the rows of the runs with w = j are added to B, and g(j) B,
+From the largest half width j = R of a ball's runs down to 0, rows of the runs with w = j are added to B, and g(j) B,
 shifted by j to either side, to the score: a centre costs one read and one product for each run, and a little more for
 each j. Groups of runs are added up side by side. Bounds are the same sums, over segments of rows in place of voxels.
 """
@@ -9,7 +9,6 @@ each j. Groups of runs are added up side by side. Bounds are the same sums, over
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import triton
@@ -17,38 +16,23 @@ import triton.language as tl
 
 from rsuper_kernels import gpu
 from rsuper_kernels.geometry import as_spacing
+from rsuper_kernels.ops.ball_search.fields import SEGMENT, Fields, fields
 from rsuper_kernels.ops.ball_search.runs import Runs, runs_of_balls
-from rsuper_kernels.ops.pack_bits.triton_kernel import bits_of, half_words_and_voxels, half_words_per_row, load_half_words
 
 TIE = tl.constexpr(1e-6)
-NO_BOX = tl.constexpr(-(1 << 30))
-"""What boxes hold before a voxel is in them."""
 FAINT = tl.constexpr(1e-25)
 """Below it, float32 scores may have lost digits to underflow."""
-SEGMENT = tl.constexpr(32)
-"""Voxels of a row that bounds take together: a half word."""
 CHUNK = tl.constexpr(1024)
-"""Results of programs that are looked through at once."""
-HALF_WORDS = 64
-"""Half words of a program of `fields`."""
+"""Results that are looked through at once."""
 TILE = 128
 """Voxels that a program scores at once: whole rows, and one row at least."""
 PROGRAMS = 1024
-"""Of a search; each takes every so manieth tile."""
+"""Of a search, at most; they share its tiles."""
 GROUPED = 512
 """Voxels in as many groups, whose runs are added up side by side: one by each warp where rows have 128 voxels."""
 BOUND_GROUPS = 32
 UNROLL = tl.constexpr(2)
 """Runs that a thread reads before it adds up."""
-
-
-class Fields(NamedTuple):
-    """What is searched."""
-
-    q: torch.Tensor
-    """(F, D, H, W) float32, the probability where a mask holds a voxel, 0 elsewhere."""
-    sums: torch.Tensor
-    """(F, D, H, 2 ceil(W / 64)) float32, no less than the sums of q over segments."""
 
 
 def ball_search(
@@ -62,105 +46,6 @@ def ball_search(
     each = range(len(probability))
     searched, boxes = fields(probability, available, [(n, n) for n in each], "identity")
     return search(searched, boxes, each, each, diameters, spacing, sigma)
-
-
-def fields(
-    logits: torch.Tensor,
-    masks: torch.Tensor,
-    pairs: Sequence[tuple[int, int]],
-    activation: str,
-    box_rows: Sequence[int] | None = None,
-    rows: int | None = None,
-) -> tuple[Fields, torch.Tensor]:
-    """Probabilities where masks hold a voxel, and the bounding boxes of these voxels.
-
-    Args:
-        logits: (..., D, H, W) in a float dtype.
-        masks: words of bit masks (M, D, H, ceil(W / 64)), or dense (M, D, H, W) of bool.
-        pairs: F pairs of a plane, counted over the leading axes of `logits`, and a mask.
-        activation: "sigmoid" or "identity".
-        box_rows: the row of `boxes` for each field, -1 for none; by default the fields' own.
-        rows: rows of `boxes`; by default F.
-
-    Returns:
-        The fields, and boxes (rows, 6) int32 (-z0, -y0, -x0, z1, y1, x1): starts and ends of a field's voxels, ends one
-        past the last; NO_BOX where there are none.
-    """
-    device, (depth, height, width) = logits.device, logits.shape[-3:]
-    dense = masks.dtype == torch.bool
-    box_rows = range(len(pairs)) if box_rows is None else box_rows
-    table = [number for pair, row in zip(pairs, box_rows, strict=True) for number in (*pair, row)]
-    segments = 2 * triton.cdiv(width, 64)
-    q = torch.empty(len(pairs), depth, height, width, dtype=torch.float32, device=device)
-    sums = torch.empty(len(pairs), depth, height, segments, dtype=torch.float32, device=device)
-    boxes = torch.full((len(pairs) if rows is None else rows, 6), NO_BOX.value, dtype=torch.int32, device=device)
-    gpu.launch_triton(
-        fields_kernel,
-        (triton.cdiv(depth * height * segments, HALF_WORDS), len(pairs)),
-        logits=logits.contiguous(),
-        masks=masks.contiguous().view(torch.int8 if dense else torch.int32),
-        table=gpu.table(table, torch.int32, device),
-        q=q,
-        sums=sums,
-        boxes=boxes,
-        rows=depth * height,
-        height=height,
-        width=width,
-        DENSE=dense,
-        SIGMOID=activation == "sigmoid",
-        BLOCK=HALF_WORDS,
-    )
-    return Fields(q, sums), boxes
-
-
-@triton.jit
-def fields_kernel(
-    logits,
-    masks,
-    table,
-    q,
-    sums,
-    boxes,
-    rows,
-    height,
-    width,
-    DENSE: tl.constexpr,
-    SIGMOID: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    field = tl.program_id(1)
-    plane, mask = tl.load(table + 3 * field).to(tl.int64), tl.load(table + 3 * field + 1).to(tl.int64)
-    half_words, voxels, inside_row = half_words_and_voxels(rows, width, BLOCK)
-    if DENSE:
-        read = inside_row
-        bits = tl.load(masks + mask * rows * width + voxels, mask=read, other=0)
-    else:
-        words = load_half_words(masks, mask, half_words, rows, width)
-        # of a whole half word, so that it stays one wide load
-        read = inside_row & (words != 0)
-        bits = bits_of(words)
-    inside = bits != 0
-    value = tl.load(logits + plane * rows * width + voxels, mask=read, other=0).to(tl.float32)
-    if SIGMOID:
-        value = 1 / (1 + tl.exp(-value))
-    value = tl.where(inside, value, 0.0)
-    field = field.to(tl.int64)
-    tl.store(q + field * rows * width + voxels, value, mask=inside_row)
-    count = rows * half_words_per_row(width)
-    tl.store(sums + field * count + half_words, tl.sum(value, axis=1)[:, None], mask=half_words < count)
-
-    box_row = tl.load(table + 3 * field + 2)
-    any_inside = tl.max(inside.to(tl.int32), axis=1)[:, None] != 0
-    if (box_row >= 0) & (tl.max(any_inside.to(tl.int32)) != 0):
-        box = boxes + 6 * box_row
-        row = half_words // half_words_per_row(width)
-        z, y, x = row // height, row % height, voxels - row * width
-        tl.atomic_max(box, tl.max(tl.where(any_inside, -z, NO_BOX)), sem="relaxed")
-        tl.atomic_max(box + 1, tl.max(tl.where(any_inside, -y, NO_BOX)), sem="relaxed")
-        tl.atomic_max(box + 2, tl.max(tl.where(inside, -x, NO_BOX)), sem="relaxed")
-        tl.atomic_max(box + 3, tl.max(tl.where(any_inside, z + 1, NO_BOX)), sem="relaxed")
-        tl.atomic_max(box + 4, tl.max(tl.where(any_inside, y + 1, NO_BOX)), sem="relaxed")
-        tl.atomic_max(box + 5, tl.max(tl.where(inside, x + 1, NO_BOX)), sem="relaxed")
 
 
 def search(
@@ -237,7 +122,13 @@ def search(
         **single,
     )
     gpu.launch_triton(
-        screen_kernel, (min(tiles, PROGRAMS), count), near=nearness, screened=screened, counters=counters, **common, **single
+        screen_kernel,
+        (min(tiles, PROGRAMS), count),
+        near=nearness,
+        screened=screened,
+        counters=counters,
+        **common,
+        **single,
     )
     centre = torch.empty(count, dtype=torch.int64, device=device)
     score = torch.empty(count, dtype=torch.float32, device=device)
@@ -268,12 +159,32 @@ def _searches(
 
 @triton.jit
 def bound_kernel(
-    q, sums, boxes,
-    coarse_searches, coarse_steps, coarse_ends, coarse_weights, coarse_profile,
-    searches, steps, ends, weights, profile,
-    bounds, known, counters, depth, height, width, segments,
-    ROWS: tl.constexpr, GROUPS: tl.constexpr, COLUMNS: tl.constexpr,
-    BOUND_ROWS: tl.constexpr, BOUND_GROUPS: tl.constexpr, BOUND_COLUMNS: tl.constexpr,
+    q,
+    sums,
+    boxes,
+    coarse_searches,
+    coarse_steps,
+    coarse_ends,
+    coarse_weights,
+    coarse_profile,
+    searches,
+    steps,
+    ends,
+    weights,
+    profile,
+    bounds,
+    known,
+    counters,
+    depth,
+    height,
+    width,
+    segments,
+    ROWS: tl.constexpr,
+    GROUPS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    BOUND_ROWS: tl.constexpr,
+    BOUND_GROUPS: tl.constexpr,
+    BOUND_COLUMNS: tl.constexpr,
 ):
     """What the scores of each row do not exceed; in the last program of a search, the best score around the highest."""
     n, programs = tl.program_id(1), tl.num_programs(0)
@@ -281,8 +192,22 @@ def bound_kernel(
     bounds += n * depth * height
     for tile in range(tl.program_id(0), tl.cdiv(rows, BOUND_ROWS), programs):
         scores, _ = tile_scores(
-            sums, boxes, coarse_searches, coarse_steps, coarse_ends, coarse_weights, coarse_profile,
-            n, tile, depth, height, segments, BOUND_ROWS, BOUND_GROUPS, BOUND_COLUMNS, SEGMENT,
+            sums,
+            boxes,
+            coarse_searches,
+            coarse_steps,
+            coarse_ends,
+            coarse_weights,
+            coarse_profile,
+            n,
+            tile,
+            depth,
+            height,
+            segments,
+            BOUND_ROWS,
+            BOUND_GROUPS,
+            BOUND_COLUMNS,
+            SEGMENT,
         )
         row = (tile * BOUND_ROWS + tl.arange(0, BOUND_ROWS))[:, None]
         tl.store(bounds + row, tl.max(scores, axis=2), mask=row < rows)
@@ -298,8 +223,22 @@ def bound_kernel(
         best = tl.full([], 0.0, tl.float32)
         if highest >= 0:
             scores, _ = tile_scores(
-                q, boxes, searches, steps, ends, weights, profile,
-                n, at // ROWS, depth, height, width, ROWS, GROUPS, COLUMNS, 1,
+                q,
+                boxes,
+                searches,
+                steps,
+                ends,
+                weights,
+                profile,
+                n,
+                at // ROWS,
+                depth,
+                height,
+                width,
+                ROWS,
+                GROUPS,
+                COLUMNS,
+                1,
             )
             best = tl.max(scores)
         tl.store(known + n, best)
@@ -307,8 +246,24 @@ def bound_kernel(
 
 @triton.jit
 def screen_kernel(
-    q, boxes, searches, steps, ends, weights, profile, bounds, known, near, screened, counters, depth, height, width,
-    ROWS: tl.constexpr, GROUPS: tl.constexpr, COLUMNS: tl.constexpr,
+    q,
+    boxes,
+    searches,
+    steps,
+    ends,
+    weights,
+    profile,
+    bounds,
+    known,
+    near,
+    screened,
+    counters,
+    depth,
+    height,
+    width,
+    ROWS: tl.constexpr,
+    GROUPS: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):
     """The best float32 score of each tile, and of each search, as the bits of a number that is not negative."""
     n, count, programs = tl.program_id(1), tl.num_programs(1), tl.num_programs(0)
@@ -320,8 +275,22 @@ def screen_kernel(
         best = tl.full([], -1.0, tl.float32)
         if may_win(bound, tl.load(known + n), tl.load(near + 2 * n)):
             scores, _ = tile_scores(
-                q, boxes, searches, steps, ends, weights, profile,
-                n, tile, depth, height, width, ROWS, GROUPS, COLUMNS, 1,
+                q,
+                boxes,
+                searches,
+                steps,
+                ends,
+                weights,
+                profile,
+                n,
+                tile,
+                depth,
+                height,
+                width,
+                ROWS,
+                GROUPS,
+                COLUMNS,
+                1,
             )
             best = tl.max(scores)
             tl.atomic_max(counters + count + n, tl.maximum(best, 0.0).to(tl.int32, bitcast=True), sem="relaxed")
@@ -330,8 +299,26 @@ def screen_kernel(
 
 @triton.jit
 def search_kernel(
-    q, boxes, searches, steps, ends, weights, profile, near, screened, maxima, firsts, counters, centre, score,
-    depth, height, width, ROWS: tl.constexpr, GROUPS: tl.constexpr, COLUMNS: tl.constexpr,
+    q,
+    boxes,
+    searches,
+    steps,
+    ends,
+    weights,
+    profile,
+    near,
+    screened,
+    maxima,
+    firsts,
+    counters,
+    centre,
+    score,
+    depth,
+    height,
+    width,
+    ROWS: tl.constexpr,
+    GROUPS: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):
     """The best float64 score of each tile that may hold it; then, in the last program of a search, the centre."""
     n, count, programs = tl.program_id(1), tl.num_programs(1), tl.num_programs(0)
@@ -343,8 +330,22 @@ def search_kernel(
         known = tl.load(counters + count + n).to(tl.float32, bitcast=True)
         if may_win(tl.load(screened + tile), known, tl.load(near + 2 * n + 1)):
             scores, index = tile_scores(
-                q, boxes, searches, steps, ends, weights, profile,
-                n, tile, depth, height, width, ROWS, GROUPS, COLUMNS, 1,
+                q,
+                boxes,
+                searches,
+                steps,
+                ends,
+                weights,
+                profile,
+                n,
+                tile,
+                depth,
+                height,
+                width,
+                ROWS,
+                GROUPS,
+                COLUMNS,
+                1,
             )
             best = tl.max(scores)
             first = tl.min(tl.where(scores >= best * (1 - TIE), index, voxels))
@@ -369,8 +370,22 @@ def search_kernel(
             # the best is in a later tile, so that fewer of this tile's centres are tied with it
             if tl.load(maxima + winner) < best:
                 scores, index = tile_scores(
-                    q, boxes, searches, steps, ends, weights, profile,
-                    n, winner, depth, height, width, ROWS, GROUPS, COLUMNS, 1,
+                    q,
+                    boxes,
+                    searches,
+                    steps,
+                    ends,
+                    weights,
+                    profile,
+                    n,
+                    winner,
+                    depth,
+                    height,
+                    width,
+                    ROWS,
+                    GROUPS,
+                    COLUMNS,
+                    1,
                 )
                 # the compiler may round this second evaluation differently
                 tied = tl.minimum(tied, tl.max(scores))
@@ -394,12 +409,26 @@ def rows_of_box(boxes, searches, n):
 
 @triton.jit
 def tile_scores(
-    values, boxes, searches, steps, ends, weights, profile, n, tile, depth, height, width,
-    ROWS: tl.constexpr, GROUPS: tl.constexpr, COLUMNS: tl.constexpr, UNIT: tl.constexpr,
+    values,
+    boxes,
+    searches,
+    steps,
+    ends,
+    weights,
+    profile,
+    n,
+    tile,
+    depth,
+    height,
+    width,
+    ROWS: tl.constexpr,
+    GROUPS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    UNIT: tl.constexpr,
 ):
-    """Scores [ROWS, 1, COLUMNS] of rows of the box, -1 beyond it, and their linear indices, in the dtype of the weights.
+    """Scores [ROWS, 1, COLUMNS] of rows of the box, -1 beyond it, and their linear indices.
 
-    A column is UNIT voxels, and `width` the number of columns.
+    They are added up in the dtype of the weights. A column is UNIT voxels, and `width` the number of columns.
     """
     dtype = weights.dtype.element_ty
     values += tl.load(searches + 4 * n).to(tl.int64) * depth * height * width
