@@ -143,6 +143,7 @@ def _(grad: torch.Tensor, logits: torch.Tensor, *tables: Any) -> torch.Tensor:
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
     logits, tensors, *tables = inputs
     _, state = output
+    ctx.set_materialize_grads(False)  # zeros for the state's would be a launch
     ctx.mark_non_differentiable(state)
     ctx.save_for_backward(logits, state, *tensors)
     ctx.tables = tables
@@ -198,7 +199,9 @@ def loss_sums(
         impl,
     )
     sizes = [count * _size(term.outputs) for term, count in zip(terms, counts, strict=True)]
-    return [part.view(-1, *term.outputs) for part, term in zip(out.split(sizes), terms, strict=True)]
+    # the gradient of a split is a kernel that joins parts
+    parts = out.split(sizes) if len(terms) > 1 else [out]
+    return [part.view(-1, *term.outputs) for part, term in zip(parts, terms, strict=True)]
 
 
 def output_count(kinds: Sequence[int], counts: Sequence[int]) -> int:
