@@ -149,11 +149,11 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor
     ctx.tables = tables
 
 
-def _backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor | None) -> tuple[Any, ...]:
+def _backward(ctx: Any, grad: torch.Tensor | None, _: torch.Tensor | None) -> tuple[Any, ...]:
     if any(ctx.needs_input_grad[1]):
         raise NotImplementedError("loss_sums: gradients reach logits only; detach the weights")
     logits, state, *tensors = ctx.saved_tensors
-    grad_logits = _loss_sums_backward(grad, logits, state, tensors, *ctx.tables)
+    grad_logits = None if grad is None else _loss_sums_backward(grad, logits, state, tensors, *ctx.tables)
     # torch takes an empty list for a list of tensors, which wants a list back
     return (grad_logits, [None] * len(tensors), *([] if table == [] else None for table in ctx.tables))
 
