@@ -25,9 +25,7 @@ def ball(given: Inputs, impl: str = "auto") -> tuple[torch.Tensor, ...]:
 def total(given: Inputs, impl: str = "auto") -> tuple[torch.Tensor, ...]:
     """Segmentation, volume, ball and attenuation."""
     criterion = ReportSupervisedLoss(impl=impl)
-    losses = criterion(
-        given.heads, given.findings, given.label_map, given.spacing, ct=given.ct, labels=given.labels
-    )
+    losses = criterion(given.heads, given.findings, given.label_map, given.spacing, ct=given.ct, labels=given.labels)
     return (losses["total"],)
 
 
