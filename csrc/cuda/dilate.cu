@@ -15,7 +15,7 @@ struct Run {
   int dz, dy, half_width;
 };
 
-// As ops/dilate/tables.py packs it: half width, dz and dy in 32, 16 and 16 bits.
+// As ops/dilate/cuda.py packs it: half width, dz and dy in 32, 16 and 16 bits.
 __device__ Run unpacked(int64_t run) {
   const int offsets = static_cast<int>(run);
   return {offsets >> 16, static_cast<int16_t>(offsets), static_cast<int>(run >> 32)};
@@ -81,8 +81,8 @@ __device__ Word dilated(const Mask& mask, const int64_t* runs, int count, int z,
 }  // namespace
 
 // words, masks, out [masks, depth, height, row words]: `words` are dilated, `masks` are what they were before any dilation.
-// runs [run_count] from the widest to the narrowest. With `exclusive`, row n of beside_ranges [masks, 2] tells where mask n's
-// rows of `beside` start and end, or by an end of -1 that it stays as it is; else neither is read.
+// runs [run_count] from the widest to the narrowest. With `exclusive`, row n of beside_ranges [masks, 2] tells where in `beside` the
+// masks start and end that mask n is kept apart from, or by an end of -1 that it stays as it is; else neither is read.
 extern "C" __global__ void __launch_bounds__(256)
     dilate(const uint64_t* words, const uint64_t* masks, uint64_t* out, const int64_t* runs, int64_t run_count,
            const int64_t* beside_ranges, const int64_t* beside, int64_t exclusive, int64_t depth, int64_t height,
@@ -102,9 +102,7 @@ extern "C" __global__ void __launch_bounds__(256)
   const int k = i % row_words, row = i / row_words;
   Word word = dilated(mask, runs, static_cast<int>(run_count), row / mask.height, row % mask.height, k);
   if (k == row_words - 1) word &= rsuper::last_word_mask(width);
-  if (exclusive) {
-    for (int64_t a = first; a < end; ++a) word &= ~masks[beside[a] * size + i];
-    word |= before;
-  }
+  for (int64_t b = first; b < end; ++b) word &= ~masks[beside[b] * size + i];
+  if (first < end) word |= before;
   out[n * size + i] = word;
 }

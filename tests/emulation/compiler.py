@@ -111,9 +111,11 @@ def _worker() -> _Worker:
     return _Worker()
 
 
-def require_triton() -> None:
-    """Raise ImportError, with the reason, where Triton is missing."""
-    if importlib.util.find_spec("triton") is None:
+def require(name: str) -> None:
+    """Raise ImportError, with the reason, where "triton" or "nvcc" is missing."""
+    if name == "nvcc":
+        nvcc()
+    elif importlib.util.find_spec("triton") is None:
         raise ImportError("Triton kernels cannot be compiled: triton is not installed (pip install triton)")
 
 
@@ -126,7 +128,7 @@ def compile_triton(
     target: 80, 90, 100, ... of NVIDIA, or "gfx942", ... of AMD.
     binary: whether the machine code is needed, too, which takes an assembler longer than the rest.
     """
-    require_triton()
+    require("triton")
     described = {name: _described(value) for name, value in arguments.items()}
     return _compile_triton(kernel, tuple(described.items()), warps, target, binary)
 

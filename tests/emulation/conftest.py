@@ -31,5 +31,6 @@ def triton(request):
 @pytest.fixture(params=["shim", "ptx"])
 def cuda(request):
     """impl="cuda" serves tensors on the CPU, by C++ fibers and by the PTX that nvcc emits."""
-    with gpu.stand_in(emulated("interpreter" if request.param == "shim" else "ptx", request.param)):
+    emulators = {"shim": ("interpreter", "shim"), "ptx": ("ptx", "nvcc")}
+    with gpu.stand_in(emulated(*emulators[request.param])):
         yield request.param

@@ -37,6 +37,7 @@ class Pair:
 _EMULATORS = {
     "interpreter": ("tests.emulation.launchers", "Interpreter"),
     "ptx": ("tests.emulation.ptx", "Ptx"),
+    "nvcc": ("tests.emulation.ptx", "NvccPtx"),
     "shim": ("tests.emulation.shim", "Shim"),
 }
 

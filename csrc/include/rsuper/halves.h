@@ -19,7 +19,7 @@ RSUPER_HOST_DEVICE inline float half_to_float(std::uint16_t half) {
   return bit_cast<float>(special | sign);
 }
 
-inline std::uint16_t float_to_half(float value) {
+RSUPER_HOST_DEVICE inline std::uint16_t float_to_half(float value) {
   const std::uint32_t bits = bit_cast<std::uint32_t>(value);
   const std::uint32_t sign = bits >> 16 & 0x8000u;
   std::uint32_t rest = bits & 0x7fffffffu;
@@ -34,7 +34,7 @@ inline std::uint16_t float_to_half(float value) {
   return static_cast<std::uint16_t>(sign | rest >> 13);
 }
 
-inline std::uint16_t float_to_bfloat(float value) {
+RSUPER_HOST_DEVICE inline std::uint16_t float_to_bfloat(float value) {
   const std::uint32_t bits = bit_cast<std::uint32_t>(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<std::uint16_t>(bits >> 16 | 0x40u);
   return static_cast<std::uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);

@@ -25,12 +25,14 @@ from rsuper_kernels.geometry import UNIT_SPACING, as_spacing
 for _op in ("ball_select", "rank_weights"):
     dispatch.register(_op, "reference", dispatch.Backend(f"rsuper_kernels.ops.ball_select.reference:{_op}"))
     dispatch.register_native("ball_select", _op, dtypes=(torch.float32,))
+    dispatch.register_gpu("ball_select", _op, "cuda", dtypes=(torch.float32,))
 dispatch.register(
     "foreground_weights",
     "reference",
     dispatch.Backend("rsuper_kernels.ops.ball_select.reference:foreground_weights"),
 )
 dispatch.register_native("ball_select", "foreground_weights", dtypes=native.FLOATS)
+dispatch.register_gpu("ball_select", "foreground_weights", "cuda", dtypes=native.FLOATS)
 for _op in ("ball_select", "foreground_weights", "rank_weights"):
     # torch's sort, where the kernels in CUDA C++ cannot run
     dispatch.register_torch("ball_select", _op)
@@ -127,7 +129,7 @@ def ball_select(
         spacing: (sD, sH, sW) in mm.
         outside_competes: rank all voxels of the patch, those outside the ball as probability 0, and keep those inside;
             the public code's rule, under which a ball with too few positive voxels is filled by chance (Q7).
-        impl: "auto", "reference" or "cpu".
+        impl: "auto", "reference", "cpu" or "cuda".
 
     Returns:
         Bool (N, 1 + K, D, H, W): the ball, then the selection for each count; ties go to the lowest linear index, and a
@@ -182,7 +184,7 @@ def rank_weights(
         mask: (N, D, H, W) bool.
         limits: per plane, a number that the mask's voxels do not exceed, known on the host (it bounds the sort).
         concentration: c in [0, 1); 0 weighs all alike, 0.5 falls from 1.386 to 0.693.
-        impl: "auto", "reference" or "cpu".
+        impl: "auto", "reference", "cpu" or "cuda".
 
     Returns:
         (N, D, H, W) weights in the dtype of `probability`, 0 outside the mask; ties rank by linear index. No gradient.
@@ -220,7 +222,7 @@ def foreground_weights(
         limits: per mask, a number that its voxels do not exceed, known on the host.
         concentration: as for `rank_weights`.
         activation: "sigmoid" for logits, "identity" if `logits` already holds probabilities.
-        impl: "auto", "reference" or "cpu".
+        impl: "auto", "reference", "cpu" or "cuda".
 
     Returns:
         (P, max(limits)) weights of each mask's voxels by rising linear index, then 0, float32 (float64 for float64

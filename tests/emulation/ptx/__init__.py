@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """An interpreter of the PTX that Triton and nvcc emit."""
 
-from tests.emulation.ptx.launcher import Ptx, run
+from tests.emulation.ptx.launcher import NvccPtx, Ptx, run
 from tests.emulation.ptx.machine import Kernel, PtxError
 from tests.emulation.ptx.parser import parse
 
-__all__ = ["Kernel", "Ptx", "PtxError", "parse", "run"]
+__all__ = ["Kernel", "NvccPtx", "Ptx", "PtxError", "parse", "run"]

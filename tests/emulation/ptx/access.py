@@ -219,32 +219,38 @@ def _one_by_one(name: str, cells: Any, index: Any, arguments: list[Any], order: 
         cells[place] = _updated(name, found, [argument[lane] for argument in arguments])
 
 
-@builds("ldmatrix")
-def _load_matrix(instruction: Instruction, decoder: Decoder) -> Operation:
+@builds("ldmatrix", "stmatrix")
+def _matrices(instruction: Instruction, decoder: Decoder) -> Operation:
+    """Matrices of 8 x 8 halves: lane 4 i + j has columns 2 j and 2 j + 1 of row i of each."""
     count = next(int(modifier[1:]) for modifier in instruction.modifiers if modifier in ("x1", "x2", "x4"))
     if "m8n8" not in instruction.modifiers or instruction.type != "b16":
         raise Unknown("shape")
-    transposed = "trans" in instruction.modifiers
-    puts = [decoder.write(register, "u32") for register in members(instruction.operands[0])]
-    address = decoder.address(instruction.operands[1])
-    at = decoder.at
+    transposed, loads = "trans" in instruction.modifiers, instruction.opcode == "ldmatrix"
+    registers, address = instruction.operands if loads else reversed(instruction.operands)
+    puts = [decoder.write(register, "u32") for register in members(registers)]
+    reads = [decoder.read(register, "u32") for register in members(registers)]
+    access = _Access(instruction, address, 16, decoder, "read" if loads else "write")
+
+    def turned(matrices: Any) -> Any:
+        return np.ascontiguousarray(matrices.swapaxes(2, 3) if transposed else matrices)
 
     def run(m: Any, mask: Any) -> None:
-        m.whole_warps(mask, "ldmatrix")
+        m.whole_warps(mask, instruction.opcode)
         # lanes 8 i to 8 i + 7 of a warp say where the rows of its matrix i are
+        says = m.lane < 8 * count if mask is None else mask & (m.lane < 8 * count)
         lanes = np.arange(m.lanes) if mask is None else np.flatnonzero(mask)
-        rows = lanes.reshape(-1, 32)[:, : 8 * count].ravel()
-        cells, index = m.memories["shared"].find(address(m)[rows], rows, 16)
-        if m.watch is not None:
-            m.watch["shared"].see(m, "read", index * 16, rows, 16, at)
-        matrices = cells[index].view(np.uint16).reshape(-1, count, 8, 8)
-        if transposed:
-            matrices = matrices.swapaxes(2, 3)
-        pairs = np.ascontiguousarray(matrices).view(np.uint32).reshape(-1, count, 32)
-        value = np.zeros(m.lanes, np.uint32)
-        for i, put in enumerate(puts):
-            value[lanes] = pairs[:, i].ravel()
-            put(m, mask, value)
+        if loads:
+            cells, index, _ = access.find(m, says)
+            pairs = turned(cells[index].view(np.uint16).reshape(-1, count, 8, 8)).view(np.uint32)
+            value = np.zeros(m.lanes, np.uint32)
+            for i, put in enumerate(puts):
+                value[lanes] = pairs[:, i].ravel()
+                put(m, mask, value)
+        else:
+            pairs = np.stack([read(m)[lanes].reshape(-1, 32) for read in reads], axis=1)
+            matrices = turned(pairs.view(np.uint16).reshape(-1, count, 8, 8)).reshape(-1, 8)
+            cells, index, _ = access.find(m, says, matrices)
+            cells[index] = matrices.view(cells.dtype)[:, 0]
 
     return run
 

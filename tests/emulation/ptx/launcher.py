@@ -88,9 +88,19 @@ def _packed(kernel: Kernel, arguments: Sequence[Any]) -> bytes:
 
 
 class Ptx:
-    """Runs the PTX that Triton and nvcc emit for a GPU of `target`."""
+    """Runs the PTX that Triton and nvcc emit for a GPU of `target`.
+
+    seed, races: see `run`.
+
+    Raises:
+        ImportError: a compiler of `compilers` is not on this machine.
+    """
+
+    compilers: tuple[str, ...] = ("triton",)
 
     def __init__(self, target: int = 90, *, seed: int | None = None, races: bool = True) -> None:
+        for name in self.compilers:
+            compiler.require(name)
         self._target, self._seed, self._races = target, seed, races
 
     def triton(self, kernel: Any, grid: tuple[int, ...], arguments: Mapping[str, Any], warps: int) -> None:
@@ -134,3 +144,9 @@ class Ptx:
     ) -> None:
         kernel = kernel_of(text, entry)
         run(kernel, grid, threads, arguments, shared, seed=self._seed, races=self._races)
+
+
+class NvccPtx(Ptx):
+    """The same where nvcc is what has to be there."""
+
+    compilers = ("nvcc",)

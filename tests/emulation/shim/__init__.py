@@ -26,11 +26,12 @@ from rsuper_kernels.gpu import Argument
 
 _HEADER = Path(__file__).with_name("shim.h")
 _FLAGS = (
-    *("-std=c++17", "-O1", "-fPIC", "-shared"),
+    *("-std=c++17", "-O1", "-fPIC", "-shared", "-fvisibility=hidden"),
     "-ffp-contract=off",  # as gpu.COMPILE_OPTIONS
     "-U_FORTIFY_SOURCE",  # jumps from stack to stack look like errors to it
     *("-Wall", "-Werror", "-Wno-unused", "-Wno-unknown-pragmas"),
 )
+_GUARD = 1 << 24  # bytes; also an index of the wrong row ends in it
 _KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\(')
 _DYNAMIC = re.compile(r"extern __shared__ ([\w ]+?) (\w+)\[\];")
 
@@ -57,8 +58,8 @@ class Shim:
     ) -> None:
         """See `gpu.Launcher.cuda`. Raises RuntimeError for what a GPU might not forgive."""
         folder = self._folder or gpu.sources() / "cuda"
-        library = _library(folder / f"{source}.cu", self._listener)
-        function = getattr(library, f"launch_{kernel}")
+        path = folder / f"{source}.cu"
+        function = getattr(_library(path, path.read_text(), self._listener), f"launch_{kernel}")
         function.restype = ctypes.c_char_p
         seed = next(self._seeds)
         guarded: dict[int, _Guarded] = {}
@@ -91,19 +92,19 @@ def _word(argument: Argument, guarded: dict[int, _Guarded]) -> int:
 
 
 class _Guarded:
-    """A copy of some memory between pages that nobody may touch; its end is as near to the second as 16 bytes allow."""
+    """A copy of some memory between two stretches that nobody may touch; it ends at the second one, to 16 bytes."""
 
     def __init__(self, original: int, size: int) -> None:
         self._original, self._size = original, size
         self._slack = bytes([0xA5] * (-size % 16))
-        page, length = mmap.PAGESIZE, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-        self._memory = mmap.mmap(-1, length + 2 * page)
+        length = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        self._memory = mmap.mmap(-1, length + 2 * _GUARD)
         start = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
-        self.address = start + page + length - size - len(self._slack)
+        self.address = start + _GUARD + length - size - len(self._slack)
         ctypes.memmove(self.address, original, size)
         ctypes.memmove(self.address + size, self._slack, len(self._slack))
-        for guard in (start, start + page + length):
-            _libc().mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(page), 0)
+        for guard in (start, start + _GUARD + length):
+            _libc().mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(_GUARD), 0)
 
     def close(self) -> bool:
         """Copy back; False where bytes behind the end have changed."""
@@ -117,14 +118,13 @@ def _libc() -> Any:
 
 
 @functools.cache
-def _library(path: Path, listener: Path | None = None) -> ctypes.CDLL:
+def _library(path: Path, code: str, listener: Path | None = None) -> ctypes.CDLL:
     """A source as a library with a function launch_<kernel> for each kernel; compiled once for each of its contents."""
-    code = path.read_text()
     kernels = _KERNEL.findall(code)
     code = _DYNAMIC.sub(r"\1* \2 = static_cast<\1*>(shim::dynamic_memory());", code)
     launchers = [
-        f'extern "C" const char* launch_{kernel}(const std::int64_t* grid, std::int64_t threads, std::int64_t shared, '
-        "std::int64_t seed, const std::uint64_t* arguments, std::int64_t count) "
+        f'extern "C" SHIM_EXPORT const char* launch_{kernel}(const std::int64_t* grid, std::int64_t threads, '
+        "std::int64_t shared, std::int64_t seed, const std::uint64_t* arguments, std::int64_t count) "
         f"{{ return shim::launch({kernel}, grid, threads, shared, seed, arguments, count); }}"
         for kernel in kernels
     ]

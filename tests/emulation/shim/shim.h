@@ -29,6 +29,8 @@
 #define __restrict__ __restrict
 #define __shared__ __attribute__((section("shared_memory"))) static
 
+#define SHIM_EXPORT __attribute__((visibility("default")))
+
 extern "C" char __start_shared_memory[] __attribute__((weak));
 extern "C" char __stop_shared_memory[] __attribute__((weak));
 
