@@ -41,21 +41,27 @@ def step(name: str, given: Scene, logits: torch.Tensor | None = None, **options)
     return value.detach(), leaf.grad
 
 
-def agree(ours: tuple[torch.Tensor, torch.Tensor], truth: tuple[torch.Tensor, torch.Tensor], eps: float = 0.0) -> None:
+def agree(ours: tuple[torch.Tensor, torch.Tensor], truth: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """In low precision, the gradient is rounded once."""
+    info = torch.finfo(ours[1].dtype)
+    rounding = 0.0 if ours[1].dtype == torch.float32 else info.eps
     torch.testing.assert_close(ours[0].cpu().double(), truth[0].double(), rtol=2e-5, atol=1e-6)
     expected = truth[1].double()
-    allowed = 1e-4 * expected.abs().max() + eps * expected.abs() + 1e-9
+    allowed = 1e-4 * expected.abs().max() + rounding * expected.abs() + info.smallest_normal * info.eps
     assert ((ours[1].cpu().double() - expected).abs() <= allowed).all()
 
 
 @losses
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_as_on_the_cpu(name, recipe):
-    ours, truth = (
-        step(name, on(device), recipe=recipe, impl=impl) for device, impl in (("cuda", "auto"), ("cpu", "reference"))
-    )
+def test_as_on_the_cpu_without_waiting(name, recipe):
+    given, truth = on("cuda"), on("cpu")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        ours = step(name, given, recipe=recipe)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
     assert ours[0].is_cuda
-    agree(ours, truth)
+    agree(ours, step(name, truth, recipe=recipe, impl="reference"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -67,7 +73,7 @@ def test_low_precision(name, dtype):
     ours = step(name, given, logits.to("cuda"))
     assert ours[0].dtype == torch.float32
     assert ours[1].dtype == dtype
-    agree(ours, step(name, truth, logits.float(), impl="reference"), torch.finfo(dtype).eps)
+    agree(ours, step(name, truth, logits.float(), impl="reference"))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -82,17 +88,6 @@ def test_repeats_bit_for_bit(name):
     given = on("cuda")
     for first, second in zip(step(name, given), step(name, given), strict=True):
         assert torch.equal(first.cpu(), second.cpu())
-
-
-@losses
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_host_never_waits(name, recipe):
-    given = on("cuda")
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        step(name, given, recipe=recipe)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
