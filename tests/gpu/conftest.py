@@ -3,27 +3,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
-import torch
 
-from tests.emulation.launchers import required
+from tests.fake_gpu.choice import REAL, chosen_device, missing
 
-REAL = torch.cuda.is_available()
-FAKE = not REAL and os.environ.get("RSUPER_FAKE_GPU", "0") not in ("", "0")
-MISSING = "" if REAL or FAKE else "no CUDA device"
-
-if FAKE:
-    try:
-        from tests.fake_gpu import build
-
-        build.library()
-    except ImportError as error:
-        if required():
-            raise
-        MISSING = str(error)
+MISSING = missing()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,16 +25,10 @@ def poisoned_empty():
 
 @pytest.fixture(autouse=True)
 def cuda():
-    """The device; None on a real one, where nothing stands in."""
+    """The device; None if it is a real one."""
     if MISSING:
         pytest.skip(MISSING)
-    if REAL:
-        yield None
-        return
-    from tests.fake_gpu.device import fake_device
-    from tests.fake_gpu.emulators import best_emulator
-
-    with fake_device(*best_emulator()) as device:
+    with chosen_device() as device:
         yield device
 
 
