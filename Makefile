@@ -31,7 +31,7 @@ test-fast: $(ENV) ## run all tests but the slow ones
 	@$(BIN)/pytest -q -m "not slow"
 
 test-gpu: $(ENV) cuda ## run the tests that need a CUDA device
-	@$(BIN)/pytest -q -m gpu
+	@TRITON_INTERPRET=0 $(BIN)/pytest -q tests/gpu
 
 test-gpu-dry: $(ENV) ## run the tests and benchmarks for a CUDA device on a fake one
 	@RSUPER_FAKE_GPU=1 $(BIN)/pytest -q tests/fake_gpu tests/gpu
@@ -71,7 +71,7 @@ curves: $(ENV) ## measure cost curves; writes benchmarks/results/cpu_curves.csv 
 	@$(BIN)/python -m benchmarks.curves
 
 bench-gpu: $(ENV) cuda ## run the benchmarks that need a CUDA device
-	@$(BIN)/pytest benchmarks/gpu --benchmark-only --benchmark-columns=median,iqr,rounds
+	@TRITON_INTERPRET=0 $(BIN)/pytest benchmarks/gpu --benchmark-only --benchmark-columns=median,iqr,rounds
 
 clean: ## remove the environments, builds and caches
 	rm -rf .venv .venv-oldest build dist *.egg-info python/*.egg-info rsuper_kernels/_C*.so

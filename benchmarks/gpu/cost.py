@@ -9,6 +9,7 @@ give the bytes at 128^3.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -170,7 +171,7 @@ def main() -> None:
 
     costs = {name: measure(case, Metered(), ["cuda", "triton"]) for name, case in CASES.items()}
     write(costs)
-    print(table(costs))
+    sys.stdout.write(table(costs))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,8 @@ def inputs(
 ) -> Inputs:
     """One organ, and in every sample a report of `tumours` (mm) in it; the network is trained.
 
-    annotated: every second sample has voxel labels instead of a report, and the other channels' organs have them in all.
+    annotated: every second sample has voxel labels instead of a report; the organs of the other channels have them in
+    all.
     """
     found = tumour_depth(edge, tuple(diameter / spacing for diameter in tumours), "middle").to(device)
     organ = organ_mask(edge, "middle").to(device)

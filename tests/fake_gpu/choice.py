@@ -21,10 +21,13 @@ FAKE = not REAL and os.environ.get("RSUPER_FAKE_GPU", "0") not in ("", "0")
 
 def missing() -> str:
     """Why nothing for a GPU can run here, or nothing. To be called before the first backward of the process."""
+    interpreted = os.environ.get("TRITON_INTERPRET", "0") == "1"
     if REAL:
-        return ""
+        return "TRITON_INTERPRET=1 keeps kernels off the GPU: TRITON_INTERPRET=0, as in make" if interpreted else ""
     if not FAKE:
         return "no CUDA device"
+    # read where kernels are defined
+    os.environ["TRITON_INTERPRET"] = "1"
     try:
         from tests.fake_gpu import build
 
