@@ -19,6 +19,7 @@ METRICS = ROOT / "docs" / "demo.json"
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 # The dtypes that an op takes, where that is not every float.
 OP_DTYPES = {
+    "combine": ("bits",),
     "dilate": ("bits",),
     "pack_labels": ("any integer",),
     "pack_masks": ("any",),
@@ -26,6 +27,8 @@ OP_DTYPES = {
     "ball_search": ("float32", "float64"),
     "ball_select": ("float32", "float64"),
     "rank_weights": ("float32", "float64"),
+    "bce_dice": ("float32", "float64"),
+    "volume": ("float32", "float64"),
 }
 
 
@@ -41,7 +44,9 @@ def support_table() -> str:
 def _dtypes(op: str, impl: str) -> str:
     backend = dispatch.backend(op, impl)
     if backend is None:
-        return "not yet"
+        return "Triton's" if impl == "cuda" else "none"
+    if backend.target.endswith(f"reference:{op}") and impl == "triton":
+        return "torch's"
     own = None if backend.dtypes is None else [str(dtype).removeprefix("torch.") for dtype in backend.dtypes]
     return ", ".join(dtype for dtype in OP_DTYPES.get(op, FLOATS) if own is None or dtype in own)
 

@@ -59,7 +59,8 @@ class Shim:
         """See `gpu.Launcher.cuda`. Raises RuntimeError for what a GPU might not forgive."""
         folder = self._folder or gpu.sources() / "cuda"
         path = folder / f"{source}.cu"
-        function = getattr(_library(path, path.read_text(), self._listener), f"launch_{kernel}")
+        library = _library(path, path.read_text(), self._listener)
+        function = getattr(library, f"launch_{kernel}")
         function.restype = ctypes.c_char_p
         seed = next(self._seeds)
         guarded: dict[int, _Guarded] = {}
