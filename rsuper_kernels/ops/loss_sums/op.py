@@ -144,16 +144,17 @@ def _(grad: torch.Tensor, logits: torch.Tensor, *tables: Any) -> torch.Tensor:
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
     logits, tensors, *tables = inputs
     _, state = output
+    ctx.set_materialize_grads(False)  # zeros for the state's would be a launch
     ctx.mark_non_differentiable(state)
     ctx.save_for_backward(logits, state, *tensors)
     ctx.tables = tables
 
 
-def _backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor | None) -> tuple[Any, ...]:
+def _backward(ctx: Any, grad: torch.Tensor | None, _: torch.Tensor | None) -> tuple[Any, ...]:
     if any(ctx.needs_input_grad[1]):
         raise NotImplementedError("loss_sums: gradients reach logits only; detach the weights")
     logits, state, *tensors = ctx.saved_tensors
-    grad_logits = _loss_sums_backward(grad, logits, state, tensors, *ctx.tables)
+    grad_logits = None if grad is None else _loss_sums_backward(grad, logits, state, tensors, *ctx.tables)
     # torch takes an empty list for a list of tensors, which wants a list back
     return (grad_logits, [None] * len(tensors), *([] if table == [] else None for table in ctx.tables))
 
@@ -199,7 +200,9 @@ def loss_sums(
         impl,
     )
     sizes = [count * _size(term.outputs) for term, count in zip(terms, counts, strict=True)]
-    return [part.view(-1, *term.outputs) for part, term in zip(out.split(sizes), terms, strict=True)]
+    # the gradient of a split is a kernel that joins parts
+    parts = out.split(sizes) if len(terms) > 1 else [out]
+    return [part.view(-1, *term.outputs) for part, term in zip(parts, terms, strict=True)]
 
 
 def output_count(kinds: Sequence[int], counts: Sequence[int]) -> int:
