@@ -17,6 +17,7 @@ import torch
 from rsuper_kernels import dispatch, gpu
 from rsuper_kernels.bits import BitMasks
 from rsuper_kernels.geometry import ball_element, ball_voxels, cascade_element, growth_radii
+from rsuper_kernels.ops.attenuation_stats import attenuation_stats
 from rsuper_kernels.ops.ball_search import ball_search
 from rsuper_kernels.ops.ball_select import ball_select, foreground_weights, rank_weights
 from rsuper_kernels.ops.combine import ALL, AND, MINUS, OR, combine
@@ -149,7 +150,7 @@ def _region_sums(impl: str) -> None:
     labels = torch.zeros(2, *SHAPE, dtype=torch.uint8)
     for dtype in FLOATS:
         _back(region_sums(_logits(dtype), labels, [0, 1], [0, 2], [[1], [0, 2]], impl=impl))
-        _back(region_sums(_logits(dtype), _masks(2), [0, 1], [0, 2], impl=impl))
+        _back(region_sums(_logits(dtype), labels.bool(), [0, 1], [0, 2], impl=impl))
 
 
 def _masked_bce_dice(impl: str) -> None:
@@ -157,6 +158,13 @@ def _masked_bce_dice(impl: str) -> None:
         for activation in ("sigmoid", "identity"):
             masks = torch.zeros(2, 3, *SHAPE, dtype=torch.bool)
             _back(masked_bce_dice(_logits(dtype), masks, masks, activation=activation, impl=impl))
+
+
+def _attenuation_stats(impl: str) -> None:
+    ct, masks = torch.zeros(2, *SHAPE), torch.zeros(2, *SHAPE, dtype=torch.bool)
+    for dtype in FLOATS:
+        for organ in (masks, torch.zeros(2, *SHAPE, requires_grad=True)):
+            _back(attenuation_stats(ct, _logits(dtype), masks, organ, [0, 1], [0, 2], impl=impl))
 
 
 def _loss_sums(impl: str) -> None:
@@ -250,6 +258,7 @@ def _curves(impl: str) -> None:
 CALLS: dict[Callable[[str], None], tuple[str, ...]] = {
     _region_sums: ("region_sums", "region_sums_backward"),
     _masked_bce_dice: ("masked_bce_dice", "masked_bce_dice_backward"),
+    _attenuation_stats: ("attenuation_stats", "attenuation_stats_backward"),
     _loss_sums: ("loss_sums", "loss_sums_backward"),
     _pack: ("pack_masks", "pack_labels", "unpack_masks"),
     _dilate: ("dilate",),
