@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from rsuper_kernels.bits import pack
-from rsuper_kernels.ops.ball_search import ball_search, fields
+from rsuper_kernels.ops.ball_search import ball_search
+from rsuper_kernels.ops.ball_search import triton_fields as fields
 from rsuper_kernels.ops.ball_search import triton_kernel as kernels
 from tests.ops.test_backends import KINDS, noise, probabilities
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rsuper_kernels.geometry import ball_voxels, growth_radii
-from rsuper_kernels.ops.ball_search import fields
+from rsuper_kernels.ops.ball_search import triton_fields as fields
 from rsuper_kernels.ops.ball_search import triton_kernel as kernels
 from rsuper_kernels.ops.pack_bits import pack_masks
 from rsuper_kernels.ops.place_balls import Ball, place_balls

@@ -8,6 +8,7 @@ score, is below the best by more than rounding can explain is left out of what f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
@@ -15,9 +16,9 @@ import triton.language as tl
 
 from rsuper_kernels import gpu
 from rsuper_kernels.geometry import as_spacing
-from rsuper_kernels.ops.ball_search.fields import SEGMENT, Fields, fields
 from rsuper_kernels.ops.ball_search.runs import Runs, runs_of_balls
-from rsuper_kernels.ops.ball_search.scores import UNROLL, rows_of_box, tile_scores
+from rsuper_kernels.ops.ball_search.triton_fields import SEGMENT, Fields, fields
+from rsuper_kernels.ops.ball_search.triton_scores import UNROLL, rows_of_box, tile_scores
 
 TIE = tl.constexpr(1e-6)
 FAINT = tl.constexpr(1e-25)
@@ -80,7 +81,7 @@ def search(
     fine = runs_of_balls(*ball, groups * UNROLL.value)
     # as far as rounding can hide that a tile is as good as the best
     near = [(1 - TIE.value - coarse.errors[k] - fine.errors[k], 1 - TIE.value - 2 * fine.errors[k]) for k in kind_of]
-    common = {
+    common: dict[str, Any] = {
         "q": searched.q,
         "boxes": boxes,
         "searches": _searches(field_of, box_of, kind_of, fine, device),
@@ -93,7 +94,7 @@ def search(
         "GROUPS": groups,
         "COLUMNS": columns,
     }
-    single = {
+    single: dict[str, Any] = {
         "weights": gpu.table(fine.weights, torch.float32, device),
         "profile": gpu.table(fine.profile, torch.float32, device),
         "bounds": torch.empty(count, depth * height, dtype=torch.float32, device=device),
