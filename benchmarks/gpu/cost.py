@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Launches, host syncs and bytes of the losses, forward and backward, counted on the fake device.
 
-`python -m benchmarks.gpu.cost` writes results/gpu/cost.json and cost.md. Bytes are measured in a patch of 64^3 voxels of
-2 mm, which the emulators can bear, and stated for the same patch in voxels of 1 mm, 128^3: eight times as many, which is
-somewhat too many, since tables do not grow.
+`python -m benchmarks.gpu.cost` writes results/gpu/cost.json and cost.md. Bytes are measured in a patch of 64^3 voxels
+of 2 mm, which the emulators can bear, and stated for the same patch in voxels of 1 mm, 128^3: eight times as many, a
+little too many, since tables do not grow.
 """
 
 from __future__ import annotations
