@@ -74,7 +74,7 @@ bench-gpu: $(ENV) cuda ## run the benchmarks that need a CUDA device
 	@TRITON_INTERPRET=0 $(BIN)/pytest benchmarks/gpu --benchmark-only --benchmark-columns=median,iqr,rounds
 
 clean: ## remove the environments, builds and caches
-	rm -rf .venv .venv-oldest build dist *.egg-info python/*.egg-info rsuper_kernels/_C*.so
+	rm -rf .venv .venv-oldest build dist *.egg-info python/*.egg-info rsuper_kernels/_C*.so rsuper_kernels/kernels
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

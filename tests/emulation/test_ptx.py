@@ -212,6 +212,22 @@ def test_a_warp_orders_its_own_lanes_only():
     assert "races" in refusal(body + READ.format(32), torch.zeros(1), shared=256)
 
 
+def test_a_vote_orders_what_was_read_before_it():
+    body = "ld.global.u32 %r1, [%p0]; {} setp.eq.u32 %q1, %lane, 0; @%q1 st.global.u32 [%p0], 1;"
+    place = torch.zeros(1, dtype=torch.int32)
+    run(module(body.format("vote.sync.ballot.b32 %r2, %q2, -1;")), (1,), 32, [place])
+    place.zero_()
+    assert "races for global memory read by" in refusal(body.format(""), place, threads=32)
+    written = "st.global.u32 [%p0], 0; vote.sync.ballot.b32 %r2, %q2, -1; setp.eq.u32 %q1, %lane, 0;"
+    assert "races" in refusal(f"{written} @%q1 st.global.u32 [%p0], 1;", place, threads=32)
+
+
+def test_a_lane_reads_what_its_warp_has_read_and_writes_it():
+    body = """ld.global.u32 %r1, [%p0]; bar.warp.sync -1; setp.eq.u32 %q1, %lane, 3; @%q1 ld.global.u32 %r1, [%p0];
+        @%q1 st.global.u32 [%p0], 1;"""
+    run(module(body), (1,), 32, [torch.zeros(1, dtype=torch.int32)])
+
+
 def test_two_threads_write_one_place():
     assert "different values" in refusal("st.global.u32 [%p0], %lane;", torch.zeros(1, dtype=torch.int32))
     body = "st.global.u32 [%p0], 5; setp.eq.u32 %q1, %lane, 3; @%q1 st.global.u32 [%p0], {};"

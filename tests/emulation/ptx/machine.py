@@ -102,6 +102,7 @@ class Machine:
         # how often a block's, a warp's threads have met: what lies between two meetings is unordered
         self.block_time = np.zeros(len(blocks), np.int64)
         self.warp_time = np.zeros(self.lanes // WARP, np.int64)
+        self.meeting_time = np.zeros(self.lanes // WARP, np.int64)  # votes and shuffles, too
         self.watch = None
         if launch.watch is not None:
             self.watch = {"shared": watch_shared(shared, kernel.grain, self.width), "global": launch.watch}
@@ -296,10 +297,13 @@ class Machine:
                 self._runs |= free
                 self.block_time[complete] += 1
 
+    def lanes_met(self, mask: Any) -> None:
+        """Lanes of a warp have executed an instruction together."""
+        self.meeting_time += 1 if mask is None else mask.reshape(-1, WARP).any(axis=1)
+
     def warps_synchronised(self, mask: Any) -> None:
-        """Lanes of a warp have met: what they did to memory before is ordered."""
-        met = 1 if mask is None else mask.reshape(-1, WARP).any(axis=1)
-        self.warp_time += met
+        """Lanes of a warp have met, and what they did to memory before is ordered."""
+        self.warp_time += 1 if mask is None else mask.reshape(-1, WARP).any(axis=1)
 
     def fenced(self, mask: Any) -> None:
         """Lanes have executed a fence."""

@@ -2,8 +2,9 @@
 """Finds races: two threads at one place of memory, one of them writing, with nothing between that orders them.
 
 Emulated threads run in lockstep, so that a missing barrier changes no value here; it is found by who touched what since
-the last one. Within a block, barriers order; within a warp bar.warp.sync does, too; between blocks only the chain
-"write, fence or release, atomic of one, atomic of the other at the same place, read" does.
+the last one. Within a block, barriers order. Within a warp bar.warp.sync does, too, and any vote or shuffle orders what
+was read before it. Between blocks only the chain "write, fence or release, atomic of one, atomic of the other at the
+same place, read" does.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Race(RuntimeError):
 class _Accesses:
     """The last access of a kind to each grain of memory."""
 
-    def __init__(self, grains: int) -> None:
+    def __init__(self, grains: int, clock: str) -> None:
+        self._clock = clock
         self.thread = np.full(grains, _NOBODY, np.int64)
         self.warp = np.full(grains, _NOBODY, np.int64)
         self.block = np.full(grains, _NOBODY, np.int64)
@@ -43,13 +45,19 @@ class _Accesses:
 
     def put(self, where: Any, who: _Who, at: int, step: int, atomic: bool) -> None:
         self.thread[where], self.warp[where], self.block[where] = who.thread, who.warp, who.block
-        self.block_time[where], self.warp_time[where] = who.block_time, who.warp_time
+        self.block_time[where], self.warp_time[where] = who.block_time, self.now(who)
         self.step[where], self.at[where], self.atomic[where] = step, at, atomic
+
+    def now(self, who: _Who) -> Any:
+        """How often the warps have met, as far as that orders accesses of this kind."""
+        return getattr(who, self._clock)
 
     def add(self, where: Any, who: _Who, at: int, step: int, atomic: bool) -> None:
         """Put, and remember where another did the same since the last meeting of the block."""
         known = (self.block[where] != who.block) | (self.block_time[where] == who.block_time)
         known &= self.thread[where] != _NOBODY
+        # what is ordered before this access of its own warp need not be remembered: others are as far from both
+        known &= (self.warp[where] != who.warp) | (self.warp_time[where] == self.now(who))
         before = [(mine[where], theirs) for mine, theirs in self._groups(who)]
         self.put(where, who, at, step, atomic)
         for (mine, theirs), (old, _) in zip(self._groups(who), before, strict=True):
@@ -71,6 +79,7 @@ class _Who:
         self.warp = self.thread // WARP
         self.block_time = m.block_time[m.block_of_lane[self.lanes]]
         self.warp_time = m.warp_time[self.lanes // WARP]
+        self.meeting_time = m.meeting_time[self.lanes // WARP]
 
 
 class Watch:
@@ -78,7 +87,7 @@ class Watch:
 
     def __init__(self, grains: int, grain: int, name: str, threads: int) -> None:
         self.grain, self.name, self._threads = grain, name, threads
-        self._writes, self._reads = _Accesses(grains), _Accesses(grains)
+        self._writes, self._reads = _Accesses(grains, "warp_time"), _Accesses(grains, "meeting_time")
         self._step = 0
 
     def place(self, index: Any) -> Any:
@@ -116,7 +125,7 @@ class Watch:
             return
         in_block = earlier.block[where] == who.block
         ordered = in_block & (earlier.block_time[where] < who.block_time)
-        ordered |= (earlier.warp[where] == who.warp) & (earlier.warp_time[where] < who.warp_time)
+        ordered |= (earlier.warp[where] == who.warp) & (earlier.warp_time[where] < earlier.now(who))
         if strong:
             ordered |= earlier.atomic[where]
         apart &= ~ordered

@@ -55,6 +55,7 @@ def _together(instruction: Instruction, decoder: Decoder, member_operand: str, r
     def met(m: Any, mask: Any) -> None:
         any_ready, ready = _met(m, mask, named(m), at)
         if any_ready:
+            m.lanes_met(ready)
             run(m, ready)
 
     return met
