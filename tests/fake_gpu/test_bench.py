@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fake_gpu import choice
 from tests.fake_gpu.conftest import MISSING
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,10 +39,13 @@ def test_benchmarks(tmp_path):
     assert (tmp_path / "fake-device.png").stat().st_size > 0
 
 
-def test_without_a_device():
-    """They say that there is none, and skip."""
-    command = [sys.executable, "-m", "pytest", "benchmarks/gpu", "--benchmark-only", "-q", "-p", "no:cacheprovider"]
-    environment = {**os.environ, "RSUPER_FAKE_GPU": "0"}
-    done = subprocess.run([*command, "-rs"], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert "no CUDA device" in done.stdout
-    assert "passed" not in done.stdout
+def test_where_they_run(monkeypatch):
+    """On a real device, on the fake one if it is asked for, or nowhere; never on a real one by Triton's interpreter."""
+    monkeypatch.setattr(choice, "FAKE", False)
+    monkeypatch.setattr(choice, "REAL", False)
+    assert choice.missing() == "no CUDA device"
+    monkeypatch.setattr(choice, "REAL", True)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert "TRITON_INTERPRET" in choice.missing()
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    assert choice.missing() == ""

@@ -15,6 +15,7 @@ from tests.fake_gpu.emulators import best_emulator
 
 EDGE = 32
 """Voxels of 4 mm. Tables weigh more than at 128^3, and a row of bits is half empty: the limits hold all the same."""
+SMALL_TOTAL = {"channels": 6, "heads": 2, "annotated": True}
 
 
 def measured(name: str, **changes) -> cost.Cost:
@@ -23,14 +24,13 @@ def measured(name: str, **changes) -> cost.Cost:
         pytest.skip(MISSING or "needs an emulator of Triton and one of CUDA C++")
     from tests.fake_gpu.traffic import Metered
 
-    return cost.measure(replace(CASES[name], **changes), Metered(), ["cuda", "triton"], EDGE)
+    return cost.measure(replace(CASES[name], edge=EDGE, **changes), Metered(), ["cuda", "triton"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_limits(name):
-    fewer = {"channels": 6, "heads": 2, "annotated": True} if name == "total" else {}
-    found = measured(name, options=fewer)
+    found = measured(name, **({"options": SMALL_TOTAL} if name == "total" else {}))
     assert not found.syncs
     assert found.ratio <= found.at_most, cost.table({name: found})
     if found.launches_at_most is not None:
@@ -59,6 +59,6 @@ def test_floor():
         given = CASES["volume"].inputs(8)
         # two planes read twice, six written, two masks of a bit a voxel
         assert cost.floor(given, cost.volume, 8) == (2 * 2 + 6) * 4 * 512 + 2 * 512 // 8
-        full = CASES["total"].inputs(8)
-        planes = 2 * 2 * 42
-        assert cost.floor(full, cost.total, 8) == planes * 3 * 4 * 512 + 2 * 84 * 512 // 8
+        full = replace(CASES["total"], options=SMALL_TOTAL).inputs(8)
+        # two heads of twelve planes, read twice and written; labels and where they are known
+        assert cost.floor(full, cost.total, 8) == 24 * 3 * 4 * 512 + 2 * 12 * 512 // 8
