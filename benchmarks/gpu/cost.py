@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Launches, host syncs and bytes of the losses, forward and backward, counted on the fake device.
 
-`python -m benchmarks.gpu.cost` writes results/gpu/cost.json and cost.md. Bytes are measured in a patch of 64^3 voxels
-of 2 mm (32^3 of 4 mm for the full loss), which the emulators can bear, and stated for the same patch in voxels of 1 mm,
-128^3: as many times more as there are voxels, a little too many, since tables do not grow and short rows of bits are half
-empty.
+`python -m benchmarks.gpu.cost` writes results/gpu/cost.json and cost.md, or the rows of the cases that it is given.
+Bytes are measured in a patch of 64^3 voxels of 2 mm (32^3 of 4 mm for the full loss), which the emulators can bear, and
+stated for the same patch in voxels of 1 mm, 128^3: as many times more as there are voxels. That is a little too many:
+tables do not grow, and short rows of bits are half empty.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -149,24 +150,28 @@ def table(costs: dict[str, Cost]) -> str:
 
 
 def write(costs: dict[str, Cost], folder: Path = FOLDER) -> None:
-    """cost.json and cost.md."""
+    """cost.json and cost.md; rows that are not among `costs` stay."""
+    costs = {**(read(folder) if (folder / "cost.json").exists() else {}), **costs}
+    costs = {name: costs[name] for name in CASES if name in costs}
     folder.mkdir(parents=True, exist_ok=True)
-    rows = {name: {**asdict(cost), "ratio": round(cost.ratio, 3)} for name, cost in costs.items()}
-    (folder / "cost.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (folder / "cost.json").write_text(json.dumps({name: asdict(cost) for name, cost in costs.items()}, indent=1) + "\n")
     (folder / "cost.md").write_text(table(costs))
+
+
+def read(folder: Path = FOLDER) -> dict[str, Cost]:
+    return {name: Cost(**row) for name, row in json.loads((folder / "cost.json").read_text()).items()}
 
 
 def main() -> None:
     from tests.fake_gpu.traffic import Metered
 
-    costs = {name: measure(case, Metered(), ["cuda", "triton"]) for name, case in CASES.items()}
-    write(costs)
-    sys.stdout.write(table(costs))
+    for name in sys.argv[1:] or CASES:
+        measured = {name: measure(CASES[name], Metered(), ["cuda", "triton"])}
+        write(measured)
+        sys.stdout.write(table(measured))
 
 
 if __name__ == "__main__":
-    import os
-
     # read where kernels are defined
     os.environ["TRITON_INTERPRET"] = "1"
     main()
