@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -44,6 +44,7 @@ class TritonKernel:
     warps: int
     variant: str
     """Types of tensors and values of constants, for people."""
+    grid: tuple[int, ...] = field(compare=False)
 
     @property
     def name(self) -> str:
@@ -56,6 +57,10 @@ class CudaKernel:
 
     source: str
     name: str
+    grid: tuple[int, ...] = field(compare=False)
+    threads: int = field(compare=False)
+    arguments: tuple[Any, ...] = field(compare=False)
+    shared: int = field(compare=False)
 
 
 class Recorder:
@@ -77,7 +82,7 @@ class Recorder:
         variant = _variant(described, constants)
         if (target, variant, warps) not in self._seen:
             self._seen.add((target, variant, warps))
-            self.kernels[TritonKernel(target, described, warps, variant)] = None
+            self.kernels[TritonKernel(target, described, warps, variant, grid)] = None
 
     def cuda(
         self,
@@ -89,7 +94,8 @@ class Recorder:
         shared: int,
     ) -> None:
         """Take note of a launch."""
-        self.kernels[CudaKernel(source, kernel)] = None
+        described = tuple(map(_described, arguments))
+        self.kernels.setdefault(CudaKernel(source, kernel, grid, threads, described, shared))
 
 
 def _described(value: Any) -> Any:
@@ -119,7 +125,13 @@ def recorded() -> list[TritonKernel | CudaKernel]:
             for impl in ("triton", "cuda"):
                 if all(dispatch.refusal(op, impl, torch.device("cpu")) is None for op in ops):
                     call(impl)
-    return sorted(recorder.kernels, key=lambda kernel: (isinstance(kernel, CudaKernel), str(kernel)))
+    return sorted(recorder.kernels, key=_order)
+
+
+def _order(kernel: TritonKernel | CudaKernel) -> tuple[str, ...]:
+    if isinstance(kernel, CudaKernel):
+        return "1", kernel.source, kernel.name
+    return "0", kernel.target, kernel.variant, str(kernel.warps)
 
 
 def defined() -> set[str]:
