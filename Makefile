@@ -13,8 +13,8 @@ NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/includ
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test test-fast test-gpu test-oldest test-sanitize test-wheel lint format readme bench curves \
-	bench-gpu clean cuda
+.PHONY: help env demo test test-fast test-gpu test-gpu-dry test-oldest test-sanitize test-wheel lint format readme \
+	bench bench-gpu cost curves clean cuda
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -24,17 +24,20 @@ env: $(ENV) ## create .venv, or bring it up to date
 demo: $(ENV) ## learn tumours in a real CT from report sentences; writes runs/demo
 	@$(BIN)/rsuper demo --out runs/demo
 
-test: $(ENV) ## run all tests
-	@$(BIN)/pytest -q
+test: $(ENV) ## run all tests; those for a GPU run on a fake one where there is none
+	@RSUPER_FAKE_GPU=1 $(BIN)/pytest -q
 
 test-fast: $(ENV) ## run all tests but the slow ones
 	@$(BIN)/pytest -q -m "not slow"
 
 test-gpu: $(ENV) cuda ## run the tests that need a CUDA device
-	@$(BIN)/pytest -q -m gpu
+	@TRITON_INTERPRET=0 $(BIN)/pytest -q tests/gpu
+
+test-gpu-dry: $(ENV) ## run the tests and benchmarks for a CUDA device on a fake one
+	@RSUPER_FAKE_GPU=1 $(BIN)/pytest -q tests/fake_gpu tests/gpu
 
 test-oldest: $(OLDEST_ENV) ## run the tests of rsuper_kernels with the oldest torch that it supports
-	@$(OLDEST)/pytest -q -m "not slow" --ignore=tests/train
+	@$(OLDEST)/pytest -q -m "not slow" --ignore=tests/train --ignore=tests/fake_gpu
 
 test-sanitize: $(ENV) ## run the tests of the C++ code with the address and undefined-behaviour sanitizers
 	@.ci/test-sanitize
@@ -58,16 +61,20 @@ readme: $(ENV) ## render the README's tables, and take over the last demo's figu
 	@$(BIN)/python -m docs.render
 
 bench: $(ENV) ## run the benchmarks; prints the figures, writes benchmarks/results/figures.json
-	@$(BIN)/pytest benchmarks/ --benchmark-only --benchmark-columns=median,iqr,rounds --benchmark-max-time=0.5
+	@$(BIN)/pytest benchmarks/ --ignore=benchmarks/gpu --benchmark-only --benchmark-columns=median,iqr,rounds \
+		--benchmark-max-time=0.5
+
+cost: $(ENV) ## count launches, syncs and bytes on a GPU; writes benchmarks/results/gpu/cost.json and cost.md
+	@$(BIN)/python -m benchmarks.gpu.cost
 
 curves: $(ENV) ## measure cost curves; writes benchmarks/results/cpu_curves.csv and .png
 	@$(BIN)/python -m benchmarks.curves
 
 bench-gpu: $(ENV) cuda ## run the benchmarks that need a CUDA device
-	@$(BIN)/pytest benchmarks/ --benchmark-only -m gpu
+	@TRITON_INTERPRET=0 $(BIN)/pytest benchmarks/gpu --benchmark-only --benchmark-columns=median,iqr,rounds
 
 clean: ## remove the environments, builds and caches
-	rm -rf .venv .venv-oldest build dist *.egg-info python/*.egg-info rsuper_kernels/_C*.so
+	rm -rf .venv .venv-oldest build dist *.egg-info python/*.egg-info rsuper_kernels/_C*.so rsuper_kernels/kernels
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

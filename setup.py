@@ -2,7 +2,8 @@
 """Builds the optional compiled module `rsuper_kernels._C` with CMake; everything else is in pyproject.toml.
 
 Without a compiler the install goes on in pure Python, after one warning. Two environment variables change that:
-RSUPER_NO_NATIVE=1 leaves the compiled module out, RSUPER_REQUIRE_NATIVE=1 makes a failed build an error.
+RSUPER_NO_NATIVE=1 leaves the compiled module out, RSUPER_REQUIRE_NATIVE=1 makes a failed build an error. CUDA kernels
+come as sources, which NVRTC compiles at their first use; with RSUPER_CUDA=1, nvcc compiles them now, too.
 """
 
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 WARNING = """
@@ -65,6 +67,7 @@ class CMakeBuild(build_ext):
             "CMAKE_LIBRARY_OUTPUT_DIRECTORY": output,
             "CMAKE_LIBRARY_OUTPUT_DIRECTORY_RELEASE": output,  # read by generators that hold several build types
             "CMAKE_BUILD_TYPE": "Release",
+            "RSUPER_CUDA": "ON" if switched_on("RSUPER_CUDA") else "OFF",
             "Python_EXECUTABLE": sys.executable,
             "pybind11_DIR": pybind11.get_cmake_dir(),
         }
@@ -81,7 +84,26 @@ class CMakeBuild(build_ext):
             wheel.root_is_pure = True
 
 
+class BuildWithSources(build_py):
+    """Takes the sources of the CUDA kernels along, as rsuper_kernels/csrc; a checkout has them where they are."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            for source, target in self.kernel_sources().items():
+                self.mkpath(str(target.parent))
+                self.copy_file(str(source), str(target))
+
+    def kernel_sources(self) -> dict[Path, Path]:
+        """Each source, and where it goes."""
+        sources = [*(ROOT / "csrc" / "cuda").glob("*.cu"), *(ROOT / "csrc" / "include" / "rsuper").glob("*.h")]
+        return {source: Path(self.build_lib) / "rsuper_kernels" / source.relative_to(ROOT) for source in sources}
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        return [*super().get_outputs(include_bytecode), *map(str, self.kernel_sources().values())]
+
+
 setup(
     ext_modules=[] if switched_on("RSUPER_NO_NATIVE") else [Extension("rsuper_kernels._C", sources=[])],
-    cmdclass={"build_ext": CMakeBuild},
+    cmdclass={"build_ext": CMakeBuild, "build_py": BuildWithSources},
 )

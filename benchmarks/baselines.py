@@ -57,10 +57,10 @@ def distance_dilate(mask: torch.Tensor, radius: int) -> torch.Tensor:
 
 def fft_search(probability: torch.Tensor, diameter: float) -> torch.Tensor:
     """What wraps around lands in a padding of half a ball, with sizes that FFTs are fast at."""
-    kernel = _kernel(diameter)
+    kernel = _kernel(diameter, probability.device)
     reach = kernel.shape[0] // 2
     size = [_fast_length(edge + reach) for edge in probability.shape]
-    padded = torch.zeros([max(edge, kernel.shape[0]) for edge in size])
+    padded = kernel.new_zeros([max(edge, kernel.shape[0]) for edge in size])
     padded[: kernel.shape[0], : kernel.shape[0], : kernel.shape[0]] = kernel
     padded = padded.roll((-reach,) * 3, (0, 1, 2))
     spectrum = torch.fft.rfftn(probability, s=padded.shape) * torch.fft.rfftn(padded)
@@ -69,8 +69,8 @@ def fft_search(probability: torch.Tensor, diameter: float) -> torch.Tensor:
 
 
 @lru_cache
-def _kernel(diameter: float) -> torch.Tensor:
-    return ball_kernel(diameter).float()
+def _kernel(diameter: float, device: torch.device) -> torch.Tensor:
+    return ball_kernel(diameter).float().to(device)
 
 
 def _fast_length(length: int) -> int:
@@ -87,7 +87,7 @@ def _fast_length(length: int) -> int:
 
 def dense_dilate(mask: torch.Tensor, radius: int) -> torch.Tensor:
     """Passes of a 7-voxel ball, radius / 3 of them, each a convolution."""
-    axis = torch.arange(-3, 4)
+    axis = torch.arange(-3, 4, device=mask.device)
     ball = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2 <= 3.5**2).float()
     for _ in range(radius // 3):
         mask = F.conv3d(mask[None, None].float(), ball[None, None], padding=3)[0, 0] > 0.5
@@ -95,7 +95,7 @@ def dense_dilate(mask: torch.Tensor, radius: int) -> torch.Tensor:
 
 
 def dense_search(probability: torch.Tensor, diameter: float) -> torch.Tensor:
-    kernel = _kernel(diameter)
+    kernel = _kernel(diameter, probability.device)
     return F.conv3d(probability[None, None], kernel[None, None], padding=kernel.shape[0] // 2).argmax()
 
 
@@ -133,7 +133,7 @@ def ball_loss(
 def _planes(logits: torch.Tensor, findings: Findings) -> torch.Tensor:
     """The planes with findings; one gather, since a gradient through each `logits[b, c]` is as large as all logits."""
     rows = [group.sample * logits.shape[1] + int(group.channel) for group in findings.groups]
-    return logits.flatten(0, 1).index_select(0, torch.tensor(rows)).float()
+    return logits.flatten(0, 1).index_select(0, torch.tensor(rows, device=logits.device)).float()
 
 
 def _dilated_region(
@@ -187,7 +187,7 @@ def _ranked_ball(
     """Linear indices of the most probable voxels of the ball at `centre`, 1.2 times the tumour's, from high to low."""
     _, height, width = available.shape
     at = (int(centre) // (height * width), int(centre) // width % height, int(centre) % width)
-    radius, ball = 0.6 * diameter, torch.empty(0, dtype=torch.int64)
+    radius, ball = 0.6 * diameter, torch.empty(0, dtype=torch.int64, device=available.device)
     while len(ball) < round(volume) and radius < 1.1 * sum(available.shape):
         ball = _ball(available, at, radius)
         radius *= 1.1
@@ -198,7 +198,10 @@ def _ranked_ball(
 def _ball(available: torch.Tensor, at: tuple[int, int, int], radius: float) -> torch.Tensor:
     """Linear indices of the available voxels within `radius` of a voxel."""
     window = tuple(slice(max(int(c - radius), 0), int(c + radius) + 1) for c in at)
-    squares = [(torch.arange(size)[part] - c) ** 2.0 for size, part, c in zip(available.shape, window, at, strict=True)]
+    squares = [
+        (torch.arange(size, device=available.device)[part] - c) ** 2.0
+        for size, part, c in zip(available.shape, window, at, strict=True)
+    ]
     inside = squares[0][:, None, None] + squares[1][:, None] + squares[2] <= radius**2 * (1 + 1e-6)
     z, y, x = (inside & available[window]).nonzero().unbind(1)
     _, height, width = available.shape
@@ -208,7 +211,7 @@ def _ball(available: torch.Tensor, at: tuple[int, int, int], radius: float) -> t
 def _rank_weights(probability: torch.Tensor) -> torch.Tensor:
     """Weights that fall with the rank by half, with mean 1."""
     count = len(probability)
-    decay = (0.5 ** (1 / count)) ** torch.arange(count, dtype=torch.float64)
+    decay = (0.5 ** (1 / count)) ** torch.arange(count, dtype=torch.float64, device=probability.device)
     weights = torch.empty_like(probability)
     weights[probability.argsort(descending=True)] = (decay * count / decay.sum()).float()
     return weights

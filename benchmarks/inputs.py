@@ -77,7 +77,7 @@ def scene(
     else:
         logits = noise.mul_(0.1)
     ct = 50.0 - 40.0 * (found > 0) + 15.0 * torch.empty(batch, edge, edge, edge).normal_(generator=generator)
-    label_map = (_organ(edge, organ) * ORGAN).to(torch.uint8).expand(batch, -1, -1, -1).contiguous()
+    label_map = (organ_mask(edge, organ) * ORGAN).to(torch.uint8).expand(batch, -1, -1, -1).contiguous()
     findings = _findings(tumours, batch, len(LESIONS), (ORGAN,))
     return Scene(logits.to(dtype), label_map, ct, findings, tumours)
 
@@ -88,7 +88,7 @@ def _findings(tumours: tuple[float, ...], batch: int, channels: int, region: tup
 
 
 @lru_cache(maxsize=4)
-def _organ(edge: int, organ: str) -> torch.Tensor:
+def organ_mask(edge: int, organ: str) -> torch.Tensor:
     axis = torch.linspace(-1, 1, edge)
     z, y, x = (axis / semi for axis, semi in zip((axis,) * 3, ORGANS[organ], strict=True))
     return z[:, None, None] ** 2 + y[:, None] ** 2 + x**2 < 1
@@ -110,7 +110,7 @@ def _centres(edge: int, tumours: tuple[float, ...], organ: str) -> list[np.ndarr
 
     Of such places the outermost is taken, which leaves room for the rest.
     """
-    coarse = _organ(edge, organ)[::2, ::2, ::2].numpy()
+    coarse = organ_mask(edge, organ)[::2, ::2, ::2].numpy()
     places = 2.0 * np.argwhere(coarse)
     inside = 2.0 * distance_transform_edt(coarse)[coarse]
     outwards = np.linalg.norm(places - edge / 2, axis=1)
@@ -158,7 +158,7 @@ def total_inputs(edge: int = 96, classes: int = 42, seed: int = 0) -> TotalInput
     """Sample 0: a report of three liver tumours. Sample 1: annotated, with one liver lesion. uint8 masks."""
     names = sorted(LESIONS) + [f"organ_{index:02d}" for index in range(classes - len(LESIONS))]
     generator = torch.Generator().manual_seed(seed)
-    organ, found = _organ(edge, "middle"), tumour_depth(edge, DIAMETERS, "middle")
+    organ, found = organ_mask(edge, "middle"), tumour_depth(edge, DIAMETERS, "middle")
     shape = (2, classes, edge, edge, edge)
     label, unknown, chosen = (torch.zeros(shape, dtype=torch.uint8) for _ in range(3))
     for channel in range(len(LESIONS), classes):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -178,8 +179,9 @@ def _device_of(arguments: Any) -> torch.device:
     return device
 
 
-# Without contraction: which voxels a ball holds is decided in double, by the same roundings as on the CPU.
-COMPILE_OPTIONS = ("--std=c++17", "--fmad=false")
+# Without contraction: which voxels a ball holds is decided in double, by the same roundings as on the CPU. Subnormal
+# floats count as 0 because CuPy asks for it anyway. CMakeLists.txt has the same options.
+COMPILE_OPTIONS = ("--std=c++17", "--fmad=false", "--ftz=true")
 
 
 def sources() -> Path:
@@ -189,12 +191,34 @@ def sources() -> Path:
 
 
 @functools.cache
+def digest(source: str) -> str:
+    """What tells kernels of these sources from those of others; CMakeLists.txt makes the same."""
+    files = [sources() / "cuda" / f"{source}.cu", *sorted((sources() / "include" / "rsuper").glob("*.h"))]
+    each = "".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
+    return hashlib.sha256(each.encode()).hexdigest()[:16]
+
+
+def built(source: str) -> Path | None:
+    """The kernels of a source if they were compiled when the package was (RSUPER_CUDA=1), and from the same text."""
+    path = Path(__file__).resolve().parent / "kernels" / f"{source}-{digest(source)}.fatbin"
+    return path if path.is_file() else None
+
+
+# Of what is built: machine code for this and later ones, and what drivers translate for those after them.
+_BUILT_FOR = (8, 0)
+
+
+@functools.cache
 def _compiled(source: str, device: int) -> Any:
     """A source as CuPy's module on a device; NVRTC compiles it once for each kind of device, CuPy keeps it on disk."""
-    folder = sources()
-    code = (folder / "cuda" / f"{source}.cu").read_text()
-    options = (*COMPILE_OPTIONS, f"-I{folder / 'include'}")
-    return _module("cupy").RawModule(code=code, options=options)
+    raw_module = _module("cupy").RawModule
+    path = built(source)
+    if path is not None and torch.cuda.get_device_capability(device) >= _BUILT_FOR:
+        return raw_module(path=str(path))
+    code = (sources() / "cuda" / f"{source}.cu").read_text()
+    # the name makes CuPy compile anew when a header has changed, which it does not look at
+    options = (*COMPILE_OPTIONS, f"-I{sources() / 'include'}", f"-DRSUPER_DIGEST={digest(source)}")
+    return raw_module(code=code, options=options)
 
 
 @dataclass(frozen=True)

@@ -38,3 +38,12 @@ def every_plane(logits: torch.Tensor) -> tuple[list[int], list[int]]:
     """Sample and channel of every plane of logits (B, C, ...), channels fastest."""
     batch, channels = logits.shape[:2]
     return [b for b in range(batch) for _ in range(channels)], list(range(channels)) * batch
+
+
+def groups_of_planes(of_group: Sequence[int], planes: Sequence[int]) -> list[int]:
+    """A table for kernels: some planes; where in the table the groups of each begin, and end; the groups, in order."""
+    groups: dict[int, list[int]] = {plane: [] for plane in planes}
+    for group, plane in enumerate(of_group):
+        groups[plane].append(group)
+    begins = itertools.accumulate((len(some) for some in groups.values()), initial=2 * len(planes) + 1)
+    return [*planes, *begins, *itertools.chain(*groups.values())]

@@ -17,12 +17,16 @@ from rsuper_kernels.bits import words_per_row
 
 # Voxels to a word: with words of 32 bits, no instruction takes two.
 LANES = tl.constexpr(32)
-# 32 voxels for each of 128 threads: what a program does once weighs little, and the registers suffice.
+# Words of a tile, which take 4 warps some steps of PART words: what a program does once weighs little, and what it does
+# in a step leaves registers for other programs.
 TILE_WORDS = 128
+PART_WORDS = 32
+# Rows of any width; rows that vectors of voxels divide; rows that words of 64 voxels divide, which leave no gaps.
+ODD, ALIGNED, DENSE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 # Voxels outside a mask count as logits of this size, whose logistic function is exactly 0.
 OUTSIDE = tl.constexpr(-1e4)
 # Partial sums of a plane that are added up at a time.
-PARTIALS = tl.constexpr(256)
+PARTIALS = tl.constexpr(64)
 # Kernels take float64 as float32, which is what they compute in; unsigned numbers need wider ones.
 _READ_AS = {
     torch.float64: torch.float32,
@@ -55,9 +59,9 @@ class Tiles:
             "voxels": self.voxels,
             "width": self.width,
             "TILE": TILE_WORDS,
+            "PART": PART_WORDS,
             "VECTOR": self.vector,
-            "ALIGNED": self.width % 16 == 0,
-            "DENSE": self.width % 64 == 0,
+            "ROWS": DENSE.value if self.width % 64 == 0 else ALIGNED.value if self.width % 16 == 0 else ODD.value,
         }
 
 
@@ -73,15 +77,31 @@ def readable(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(_READ_AS.get(tensor.dtype, tensor.dtype)).contiguous()
 
 
+# Voxels of a program where masks are not bits.
+BLOCK = 1024
+
+
+def block_arguments(logits: torch.Tensor) -> dict[str, Any]:
+    """What kernels over blocks of voxels call the sizes of a plane of logits (B, C, D, H, W) and of a block."""
+    voxels = logits.shape[2:].numel()
+    return {"voxels": voxels, "BLOCK": BLOCK, "ROWS": (ODD if voxels % 16 else ALIGNED).value}
+
+
+def block_count(logits: torch.Tensor) -> int:
+    """Blocks of a plane."""
+    return -(-logits.shape[2:].numel() // BLOCK)
+
+
 # tiles
 
 
 @triton.jit
-def tile_words(tile, words, row_words, TILE: tl.constexpr, DENSE: tl.constexpr):
-    """Of each word of a tile: its index in a mask, its row, its place in the row, and whether it exists."""
-    word = tile * TILE + tl.arange(0, TILE)
+def words_at(first, sizes, COUNT: tl.constexpr, ROWS: tl.constexpr):
+    """Of COUNT words of a plane from `first` on: index in a mask, row, place in the row, and whether they exist."""
+    words, row_words, _ = sizes
+    word = first + tl.arange(0, COUNT)
     exists = word < words
-    if DENSE:
+    if ROWS == DENSE:
         # rows without gaps are one row
         return word, tl.zeros_like(word), word, exists
     row = word // row_words
@@ -90,34 +110,57 @@ def tile_words(tile, words, row_words, TILE: tl.constexpr, DENSE: tl.constexpr):
 
 
 @triton.jit
-def tile_voxels(row, place, exists, width, ALIGNED: tl.constexpr, DENSE: tl.constexpr):
-    """Offsets (TILE, LANES) of a tile's voxels within a plane, and which of them exist."""
+def voxels_of(row, place, exists, sizes, ROWS: tl.constexpr):
+    """Offsets (words, LANES) of the voxels of some words within a plane, and which of them exist."""
     lane = tl.arange(0, LANES)[None, :]
-    if DENSE:
+    if ROWS == DENSE:
         return place.to(tl.int64)[:, None] * LANES + lane, exists[:, None] & (lane >= 0)
     # said in a way that the compiler sees: whole vectors are inside or outside
-    end = width // 16 * 16 if ALIGNED else width
+    width = sizes[2] // 16 * 16 if ROWS == ALIGNED else sizes[2]
     x = place[:, None] * LANES + lane
-    return row.to(tl.int64)[:, None] * end + x, exists[:, None] & (x < end)
+    return row.to(tl.int64)[:, None] * width + x, exists[:, None] & (x < width)
 
 
 @triton.jit
-def plane_start(plane, voxels, ALIGNED: tl.constexpr):
+def plane_start(plane, voxels, ROWS: tl.constexpr):
     """Index of the first voxel of a plane."""
-    return plane.to(tl.int64) * (voxels // 16 * 16 if ALIGNED else voxels)
+    return plane.to(tl.int64) * (voxels if ROWS == ODD else voxels // 16 * 16)
 
 
 @triton.jit
-def load_words(mask, row, mask_words, index, exists):
-    """Words of a tile, of one row of bit masks."""
-    return tl.load(mask + row.to(tl.int64) * mask_words + index, mask=exists, other=0)
+def block_of(block, voxels, BLOCK: tl.constexpr, ROWS: tl.constexpr):
+    """Offsets of a block's voxels within a plane, and which of them exist."""
+    offsets = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    return offsets, offsets < (voxels // 16 * 16 if ROWS == ALIGNED else voxels)
 
 
 @triton.jit
-def bits_of(words):
-    """Whether each voxel of some words is inside, (TILE, LANES)."""
-    one = tl.full((1, LANES), 1, tl.int32)
-    return (words[:, None] & (one << tl.arange(0, LANES)[None, :])) != 0
+def load_block(numbers, plane, voxels, offsets, inside, ROWS: tl.constexpr):
+    """Numbers of any type of a block of one plane, as float32."""
+    return tl.load(numbers + plane_start(plane, voxels, ROWS) + offsets, mask=inside, other=0).to(tl.float32)
+
+
+@triton.jit
+def load_words(mask, first, sizes, COUNT: tl.constexpr, ROWS: tl.constexpr):
+    """COUNT words of a mask, those of a plane from `first` on."""
+    index, _, _, exists = words_at(first, sizes, COUNT, ROWS)
+    return tl.load(mask + index, mask=exists, other=0)
+
+
+@triton.jit
+def load_voxels(plane, words, first, sizes, ROWS: tl.constexpr):
+    """Float32 numbers (words, LANES) of a plane; those of words without a bit are not read."""
+    _, row, place, exists = words_at(first, sizes, words.shape[0], ROWS)
+    offsets, inside = voxels_of(row, place, exists, sizes, ROWS)
+    return tl.load(plane + offsets, mask=inside & (words != 0)[:, None], other=0).to(tl.float32)
+
+
+@triton.jit
+def bits_of(words, VECTOR: tl.constexpr):
+    """Whether each voxel of some words is inside, (words, LANES)."""
+    lane = tl.arange(0, LANES)[None, :]
+    # of the lanes of a thread, the second part is the same in all threads, so that it takes no register
+    return ((words[:, None] >> (lane & -VECTOR)) & (1 << (lane & (VECTOR - 1)))) != 0
 
 
 @triton.jit
@@ -128,12 +171,6 @@ def count_bits(words):
     octets = (nibbles + (nibbles >> 4)) & 0x0F0F0F0F
     sums = octets + (octets >> 8)
     return (sums + (sums >> 16)) & 63
-
-
-@triton.jit
-def load_voxels(plane, offsets, inside, words):
-    """Float32 numbers of a tile; words without a voxel inside are not read."""
-    return tl.load(plane + offsets, mask=inside & (words != 0)[:, None], other=0).to(tl.float32)
 
 
 # the logistic function; FINE: to the digits of float32, and not only to a few units in its sixth
@@ -217,16 +254,36 @@ def _joined(a, b):
 
 
 @triton.jit
-def sum_of_logs(t, VECTOR: tl.constexpr):
-    """Sum of log(1 + t) over a tile, 0 <= t <= 1: one logarithm of the product of 32 voxels, which a thread holds."""
-    steps: tl.constexpr = 2 + VECTOR // 8
-    for _ in tl.static_range(steps):
-        a, b = tl.split(tl.reshape(t, (t.shape[0], t.shape[1] // 2, 2)))
-        t = _joined(a, b)
-    for _ in tl.static_range(5 - steps):
-        a, b = tl.split(tl.permute(tl.reshape(t, (2, t.shape[0] // 2, t.shape[1])), (1, 2, 0)))
-        t = _joined(a, b)
-    return tl.sum(log_of_one_plus(t))
+def _folded(values, VECTOR: tl.constexpr, LOGS: tl.constexpr):
+    """Values (words, LANES) added up, or `_joined` if LOGS, over what a thread holds: VECTOR lanes of some words."""
+    for _ in tl.static_range(2 + VECTOR // 8):
+        a, b = tl.split(tl.reshape(values, (values.shape[0], values.shape[1] // 2, 2)))
+        values = _joined(a, b) if LOGS else a + b
+    for _ in tl.static_range(4):
+        if values.shape[0] > 4 * VECTOR:
+            pairs = tl.reshape(values, (2, values.shape[0] // 2, values.shape[1]))
+            a, b = tl.split(tl.permute(pairs, (1, 2, 0)))
+            values = _joined(a, b) if LOGS else a + b
+    return values
+
+
+@triton.jit
+def thread_zeros(COUNT: tl.constexpr, VECTOR: tl.constexpr):
+    """A zero for each thread, where threads take COUNT words at a time."""
+    ROWS: tl.constexpr = COUNT if COUNT < 4 * VECTOR else 4 * VECTOR
+    return tl.zeros((ROWS, LANES // VECTOR), tl.float32)
+
+
+@triton.jit
+def thread_sums(sums, values, VECTOR: tl.constexpr):
+    """Sums of each thread and the values (words, LANES) that it holds: threads exchange sums once, at the end."""
+    return sums + _folded(values, VECTOR, False)
+
+
+@triton.jit
+def thread_products(products, t, VECTOR: tl.constexpr):
+    """Products of 1 + t, 0 <= t <= 1, less 1, of each thread: one logarithm at the end is the sum of many."""
+    return _joined(products, _folded(t, VECTOR, True))
 
 
 # sums over a plane

@@ -98,7 +98,7 @@ def permuted(tensor: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
 def strided(tensor: torch.Tensor) -> torch.Tensor:
     """Equal values, every second element of a larger array whose other elements are NaN (or the highest value)."""
     fill = float("nan") if tensor.is_floating_point() else True if tensor.dtype == torch.bool else 2**6
-    wide = torch.full((*tensor.shape[:-1], 2 * tensor.shape[-1]), fill, dtype=tensor.dtype)
+    wide = torch.full((*tensor.shape[:-1], 2 * tensor.shape[-1]), fill, dtype=tensor.dtype, device=tensor.device)
     wide[..., ::2] = tensor
     return wide[..., ::2]
 

@@ -14,7 +14,7 @@ from golden.io import read_manifest  # Python finds what lies beside this script
 from golden.runner import run_case
 
 import rsuper_kernels
-from rsuper_kernels import dispatch, native
+from rsuper_kernels import dispatch, gpu, native
 
 TESTS = Path(__file__).resolve().parent
 VECTORS = TESTS / "golden" / "vectors"
@@ -46,6 +46,8 @@ def main() -> int:
         sys.exit("these are the sources: install the package, and run this with the Python that it is installed for")
     if compiled != (kind == "native"):
         sys.exit(f"expected a {kind} install")
+    if package not in gpu.sources().parents or not list(gpu.sources().glob("cuda/*.cu")):
+        sys.exit("the sources of the CUDA kernels are missing")
     return int(sum([failures(impl) for impl in working()]) > 0)
 
 

@@ -223,3 +223,45 @@ def test_spacing_refused(spacing):
 def test_radius_refused(radius):
     with pytest.raises(ValueError, match=f"radius: expected a finite length of at least 0 mm, got {radius}"):
         geometry.ball_element(radius)
+
+
+def as_runs(element: geometry.Element) -> tuple[tuple[int, int, int], ...]:
+    return tuple((dz, dy, half_width) for dz, dy, half_width in element.runs.tolist())
+
+
+def test_merged_cascade():
+    """Two passes, each the voxel and its faces: |x| + |y| + |z| <= 2, 25 offsets in 13 runs."""
+    cross = ((0, 0, 1), (1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0))
+    (merged,) = geometry.merged_runs(cross * 2, (5, 5))
+    assert len(merged) == 13
+    assert sum(2 * half_width + 1 for _, _, half_width in merged) == 25
+    assert all(abs(dz) + abs(dy) + half_width == 2 for dz, dy, half_width in merged)
+
+
+@given(
+    radii=st.lists(st.floats(0.0, 3.0), min_size=1, max_size=3),
+    spacing=st.sampled_from(SPACINGS),
+    shape=st.tuples(*[st.integers(1, 7)] * 3),
+    seed=st.integers(0, 1000),
+)
+def test_merged_passes_dilate_alike(radii, spacing, shape, seed):
+    """Pass after pass or all at once, also at borders and where the element is larger than the volume."""
+    balls = [geometry.ball_element(radius, spacing) for radius in radii]
+    element = geometry.Element(torch.cat([ball.runs for ball in balls]), tuple(len(ball.runs) for ball in balls))
+    (merged,) = geometry.merged_runs(as_runs(element), element.passes)
+    at_once = geometry.Element(torch.tensor(merged, dtype=torch.int32), (len(merged),))
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.1
+    assert torch.equal(dilate(mask, element, impl="reference"), dilate(mask, at_once, impl="reference"))
+
+
+def test_passes_with_holes_stay_apart():
+    """Two steps along the diagonal cannot pass the corner of an array; one step of their sum could."""
+    diagonal = ((1, 1, 0), (-1, -1, 0), (0, 0, 0))
+    assert geometry.merged_runs(diagonal * 2, (3, 3)) == (diagonal, diagonal)
+    lopsided = ((0, 0, 1), (0, 1, 0))
+    assert geometry.merged_runs(lopsided, (2,)) == (lopsided,)
+
+
+def test_merged_passes_without_runs():
+    assert geometry.merged_runs((), ()) == (((0, 0, 0),),)
+    assert geometry.merged_runs(((0, 0, 2),), (1, 0)) == ((),)

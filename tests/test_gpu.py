@@ -102,7 +102,17 @@ def test_cuda_launch(calls, monkeypatch, version, stream):
     (module,) = calls.modules  # compiled once
     assert "--fmad=false" in module["options"]
     assert f"-I{gpu.sources() / 'include'}" in module["options"]
+    assert f"-DRSUPER_DIGEST={gpu.digest('dilate')}" in module["options"]
     assert module["code"] == (gpu.sources() / "cuda" / "dilate.cu").read_text()
+
+
+@pytest.mark.parametrize(("capability", "taken"), [((7, 5), False), ((8, 0), True), ((12, 0), True)])
+def test_kernels_that_are_built_already(calls, monkeypatch, capability, taken):
+    monkeypatch.setattr(gpu, "_module", {"cupy": SimpleNamespace(RawModule=lambda **given: given)}.__getitem__)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(gpu, "built", {"dilate": "dilate.fatbin"}.get)
+    assert gpu._compiled("dilate", 0).get("path") == ("dilate.fatbin" if taken else None)
+    assert "path" not in gpu._compiled("combine", 0)
 
 
 def test_triton_launch(calls):

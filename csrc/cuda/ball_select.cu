@@ -52,9 +52,6 @@ struct Available {
   const Word *mask, *taken;
 
   __device__ Word word(int64_t i) const { return mask[i] & ~taken[i]; }
-  __device__ uint32_t piece(int64_t i) const {
-    return reinterpret_cast<const uint32_t*>(mask)[i] & ~reinterpret_cast<const uint32_t*>(taken)[i];
-  }
 };
 
 // A ball, cut to the volume.
@@ -122,8 +119,10 @@ __device__ int voxels_in(const Ball& ball, const Available& available, const Vol
 }
 
 __device__ int voxels_in(const Available& available, const Volume& volume, int* of_warps) {
+  const int words = static_cast<int>(volume.words());
   int count = 0;
-  for (int64_t i = threadIdx.x; i < volume.words(); i += kThreads) count += __popcll(available.word(i));
+#pragma unroll 4
+  for (int i = threadIdx.x; i < words; i += kThreads) count += __popcll(available.word(i));
   return block_sum(count, of_warps);
 }
 
@@ -141,6 +140,8 @@ __device__ void for_each_piece(const Ball& ball, const Available& available, con
                                Span* spans, const Body& body) {
   constexpr int kBatch = 4;  // rows that are read before the first of them is worked on
   const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
+  const auto* masks = reinterpret_cast<const uint32_t*>(available.mask);
+  const auto* taken = reinterpret_cast<const uint32_t*>(available.taken);
   for (int start = 0; start < ball.row_count(); start += kThreads) {
     const int rows = min(ball.row_count() - start, kThreads);
     __syncthreads();
@@ -149,6 +150,7 @@ __device__ void for_each_piece(const Ball& ball, const Available& available, con
     for (int i = ball.box.x0 / 32; 32 * i < ball.box.x1; ++i)
       for (int first = warp * kBatch; first < rows; first += kWarps * kBatch) {
         Piece pieces[kBatch];
+        uint32_t mask[kBatch], lost[kBatch];
 #pragma unroll
         for (int b = 0; b < kBatch; ++b) {
           const int row = first + b;
@@ -157,14 +159,17 @@ __device__ void for_each_piece(const Ball& ball, const Available& available, con
           Piece& piece = pieces[b];
           piece.place = line * volume.row_words * 2 + i;
           piece.bits = clipped(kAllLanes, i, span);
-          if (piece.bits != 0) piece.bits &= available.piece(piece.place);
+          mask[b] = piece.bits != 0 ? masks[piece.place] : 0;
+          lost[b] = piece.bits != 0 ? taken[piece.place] : 0;
           const int x = 32 * i + lane;
           piece.index = static_cast<uint32_t>(line * volume.width + x);
           piece.value = x >= span.first && x < span.last ? field[piece.index] : 0.0f;
         }
 #pragma unroll
-        for (int b = 0; b < kBatch; ++b)
+        for (int b = 0; b < kBatch; ++b) {
+          pieces[b].bits &= mask[b] & ~lost[b];
           if (pieces[b].bits != 0) body(pieces[b]);
+        }
       }
   }
   __syncthreads();
@@ -234,11 +239,13 @@ __device__ void find_bin(const uint32_t* histogram, int rank, int* bin, int* abo
 __device__ void write_box(const Available& available, const Volume& volume, int* box, int32_t* out) {
   if (threadIdx.x < 6) box[threadIdx.x] = kNothing;
   __syncthreads();
+  const int words = static_cast<int>(volume.words());
   int most[6] = {kNothing, kNothing, kNothing, kNothing, kNothing, kNothing};
-  for (int64_t i = threadIdx.x; i < volume.words(); i += kThreads) {
+#pragma unroll 4
+  for (int i = threadIdx.x; i < words; i += kThreads) {
     const Word word = available.word(i);
     if (word == 0) continue;
-    const int k = static_cast<int>(i % volume.row_words), row = static_cast<int>(i / volume.row_words);
+    const int k = i % volume.row_words, row = i / volume.row_words;
     const int z = row / volume.height, y = row % volume.height;
     const int first = 64 * k + __ffsll(static_cast<long long>(word)) - 1;
     const int last = 64 * k + 63 - __clzll(static_cast<long long>(word));
@@ -257,7 +264,7 @@ __device__ void write_box(const Available& available, const Volume& volume, int*
 
 // fields [fields, voxels], words [masks, words], unions [3, planes, words], bodies [tumours, words] or none, boxes
 // [tumours, 6], centres and tasks of as many as there are blocks, limits: squared radii in mm2.
-extern "C" __global__ void __launch_bounds__(kThreads)
+extern "C" __global__ void __launch_bounds__(kThreads, 1)
     select_in_balls(float* fields, const uint64_t* words, uint64_t* unions, uint64_t* bodies, int64_t keep_bodies,
                     int32_t* boxes, const int64_t* centres, const int64_t* tasks, const double* limits, int64_t planes,
                     int64_t depth, int64_t height, int64_t width, double step_z, double step_y, double step_x) {
@@ -340,8 +347,10 @@ extern "C" __global__ void __launch_bounds__(kThreads)
       const bool inside = piece.bits >> threadIdx.x % 32 & 1;
       uint32_t selected[kSelections];
       for (int s = 0; s < kSelections; ++s) selected[s] = __ballot_sync(kAllLanes, inside && key >= search.found[s]);
+      __syncwarp();  // all lanes have read what the first one writes
       if (threadIdx.x % 32 == 0) {
-        for (int s = 0; s < kSelections; ++s) reinterpret_cast<uint32_t*>(masks[s])[piece.place] |= selected[s];
+        // nobody else writes there; a GPU does not wait for atomics whose result nobody wants
+        for (int s = 0; s < kSelections; ++s) atomicOr(reinterpret_cast<uint32_t*>(masks[s]) + piece.place, selected[s]);
         if (keep_bodies) reinterpret_cast<uint32_t*>(body)[piece.place] = selected[kBody];
       }
       if (selected[kBody] >> threadIdx.x % 32 & 1)

@@ -17,7 +17,8 @@ enum Source { kOutputs = 6, kEverything };
 // those of an output end.
 extern "C" __global__ void __launch_bounds__(256)
     combine(const uint64_t* stack0, const uint64_t* stack1, const uint64_t* stack2, const uint64_t* stack3,
-            const uint64_t* stack4, const uint64_t* stack5, uint64_t* out, const int64_t* steps, const int64_t* ends, int64_t outputs, int64_t words, int64_t width) {
+            const uint64_t* stack4, const uint64_t* stack5, uint64_t* out, const int64_t* steps, const int64_t* ends,
+            int64_t outputs, int64_t words, int64_t width) {
   // an array of pointers would go to slow memory
   const auto masks_of = [=](int source) -> const Word* {
     switch (source) {

@@ -50,17 +50,29 @@ struct Window {
 
 // What the words from `first` to `first` + 2 of the rows around (z, y) bring to word k of that row.
 __device__ Word dilated_by(const Mask& mask, const int64_t* runs, int count, int z, int y, int k, int first) {
+  constexpr int kBatch = 4;  // runs whose words are on their way at once
   Window window{{}, (first - k) * static_cast<int>(kWordBits)};
   Word out = 0;
   int half_width = unpacked(runs[0]).half_width;
-  for (int i = 0; i < count; ++i) {
-    const Run run = unpacked(runs[i]);
-    for (; half_width > run.half_width; --half_width) out |= window.spread(half_width);
-    const int row_z = z - run.dz, row_y = y - run.dy;
-    if (row_z < 0 || row_z >= mask.depth || row_y < 0 || row_y >= mask.height) continue;
-    const Word* row = mask.words + (row_z * mask.height + row_y) * mask.row_words;
-    for (int s = 0; s < 3; ++s)
-      if (first + s >= 0 && first + s < mask.row_words) window.words[s] |= row[first + s];
+  for (int start = 0; start < count; start += kBatch) {
+    int half_widths[kBatch];
+    Word words[kBatch][3];
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+      const Run run = unpacked(runs[min(start + b, count - 1)]);  // the last one again does no harm
+      half_widths[b] = run.half_width;
+      const int row_z = z - run.dz, row_y = y - run.dy;
+      const bool inside = row_z >= 0 && row_z < mask.depth && row_y >= 0 && row_y < mask.height;
+      const Word* row = mask.words + (row_z * mask.height + row_y) * mask.row_words;
+      for (int s = 0; s < 3; ++s)
+        words[b][s] = inside && first + s >= 0 && first + s < mask.row_words ? row[first + s] : 0;
+    }
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+#pragma unroll 1
+      for (; half_width > half_widths[b]; --half_width) out |= window.spread(half_width);
+      for (int s = 0; s < 3; ++s) window.words[s] |= words[b][s];
+    }
   }
   for (; half_width >= 0; --half_width) out |= window.spread(half_width);
   return out;
@@ -69,11 +81,11 @@ __device__ Word dilated_by(const Mask& mask, const int64_t* runs, int count, int
 __device__ Word dilated(const Mask& mask, const int64_t* runs, int count, int z, int y, int k) {
   if (count == 0) return 0;
   const int reach = unpacked(runs[0]).half_width;
-  Word out = dilated_by(mask, runs, count, z, y, k, k - 1);
-  // beyond, three words at a time, of which the nearest is d words away
-  for (int d = 2; (d - 1) * kWordBits < reach; d += 3) {
-    if (k - d >= 0) out |= dilated_by(mask, runs, count, z, y, k, k - d - 2);
-    if (k + d < mask.row_words) out |= dilated_by(mask, runs, count, z, y, k, k + d);
+  Word out = 0;
+  // by windows of three words: around this one, then to the right and to the left as far as the element reaches
+  for (int n = 0; reach > (3 * abs(n) - 2) * static_cast<int>(kWordBits); n = n > 0 ? -n : 1 - n) {
+    const int first = k - 1 + 3 * n;
+    if (first + 2 >= 0 && first < mask.row_words) out |= dilated_by(mask, runs, count, z, y, k, first);
   }
   return out;
 }

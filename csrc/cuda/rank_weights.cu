@@ -146,10 +146,10 @@ __device__ void sort_pass(const Item* in, Item* out, int count, int shift, int (
     const int own_digit = static_cast<int>(item >> shift & (kDigits - 1));
     const unsigned alike = lanes_alike(own_digit, has_item);
     const int before = __popc(alike & ((1u << lane) - 1));
-    if (has_item) out[starts[warp][own_digit] + before] = item;
-    __syncwarp();
-    if (has_item && before == 0) starts[warp][own_digit] += __popc(alike);
-    __syncwarp();
+    // the first lane of each digit takes places for all of them
+    int place = has_item && before == 0 ? atomicAdd(&starts[warp][own_digit], __popc(alike)) : 0;
+    place = __shfl_sync(kAllLanes, place, __ffs(alike) - 1) + before;
+    if (has_item) out[place] = item;
   }
   __syncthreads();
 }

@@ -5,15 +5,16 @@ import pytest
 import torch
 
 from rsuper_kernels.bits import pack
-from rsuper_kernels.ops.ball_search import ball_search
+from rsuper_kernels.ops.ball_search import ball_search, fields
 from rsuper_kernels.ops.ball_search import triton_kernel as kernels
 from tests.ops.test_backends import KINDS, noise, probabilities
 
 
 @pytest.fixture(autouse=True)
 def few_programs(monkeypatch):
-    monkeypatch.setattr(kernels, "TILE", 2048)
-    monkeypatch.setattr(kernels, "HALF_WORDS", 256)
+    monkeypatch.setattr(kernels, "TILE", 1024)
+    monkeypatch.setattr(kernels, "PROGRAMS", 2)
+    monkeypatch.setattr(fields, "HALF_WORDS", 256)
 
 
 def check(probability, available, diameters, spacing=(1.0, 1.0, 1.0), sigma=1.5):
@@ -112,10 +113,10 @@ def test_fields_of_logits_and_bits(triton, dtype, shape):
     inside[1] = False
     inside[2, :, 1:] = False
     pairs = [(3, 0), (0, 2), (1, 1), (2, 0), (3, 2)]
-    q, boxes = kernels.fields(logits, pack(inside), pairs, "sigmoid", [2, 0, 1, -1, -1], 4)
+    (q, _), boxes = fields.fields(logits, pack(inside), pairs, "sigmoid", [2, 0, 1, -1, -1], 4)
     planes, masks = logits.flatten(0, 1)[[p for p, _ in pairs]], inside[[m for _, m in pairs]]
     torch.testing.assert_close(q, torch.where(masks, planes.float().sigmoid(), 0), rtol=2e-6, atol=0)
     for row, mask in ((2, 0), (0, 2)):
         voxels = inside[mask].nonzero()
         assert boxes[row].tolist() == [*(-voxels).amax(0).tolist(), *(1 + voxels.amax(0)).tolist()]
-    assert (boxes[[1, 3]] == kernels.NO_BOX.value).all()
+    assert (boxes[[1, 3]] == fields.NO_BOX.value).all()

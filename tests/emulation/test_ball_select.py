@@ -29,7 +29,7 @@ def agree(probability, available, centre, radii, needed, counts, spacing=(1.0, 1
         ball_select(
             probability,
             available,
-            torch.tensor(centre),
+            torch.tensor(centre, dtype=torch.int64),
             radii,
             needed,
             counts,
@@ -89,9 +89,20 @@ def test_odd_selections(cuda):
     agree(probabilities("ties", 3, *shape), available, [3, 30, 400], [[2.0]] * 3, [5] * 3, [[]] * 3)
 
 
+def test_strides_and_no_planes(cuda):
+    shape = (2, 70, 3, 4)
+    probability, available = (
+        x.transpose(1, 3) for x in (probabilities("noise", *shape), random_mask(*shape, density=0.5))
+    )
+    agree(probability, available, [100, 500], [[2.0], [9.0]], [5, 5], [[4, 9], [50, 3]])
+    got, expected = (rank_weights(probability, available, [700] * 2, impl=impl) for impl in ("cuda", "reference"))
+    torch.testing.assert_close(got, expected, rtol=2e-6, atol=0)
+    agree(probability[:0], available[:0], [], [], [], [])
+
+
 def test_select_in_balls(cuda):
     """One tumour on each of two planes: what it adds, what it takes, and the box that it leaves to the next."""
-    shape = (3, 5, 70)
+    shape = (3, 15, 70)  # words for several warps
     allowed = random_mask(2, *shape, density=0.8)
     taken = random_mask(3, 2, *shape, density=0.2, seed=1)
     available = allowed[[0, 1]] & ~taken[1]
@@ -173,8 +184,9 @@ def test_foreground_weights_beyond_float(cuda):
     torch.testing.assert_close(got, expected, rtol=2e-6, atol=0)
 
 
-def test_more_voxels_than_threads(cuda):
-    shape = (5, 9, 70)
+@pytest.mark.parametrize("shape", [(5, 9, 70), (30, 40, 3)])
+def test_many_tiles(cuda, shape):
+    """More voxels, and more words, than threads."""
     probability = probabilities("ties", 1, *shape)
     mask = random_mask(1, *shape, density=0.9)
     got, expected = (rank_weights(probability, mask, [4000], impl=impl) for impl in ("cuda", "reference"))

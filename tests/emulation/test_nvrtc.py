@@ -34,13 +34,9 @@ def compiled(nvrtc: ctypes.CDLL, source: Path, architecture: str) -> bytes:
     program, size = ctypes.c_void_p(), ctypes.c_size_t()
     code, name = source.read_bytes(), source.name.encode()
     assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), code, name, 0, None, None) == 0
-    options = [
-        *gpu.COMPILE_OPTIONS,
-        f"-I{gpu.sources() / 'include'}",
-        f"-arch={architecture}",
-        "--device-as-default-execution-space",
-        "-ftz=true",
-    ]
+    # CuPy adds the last two
+    options = [*gpu.COMPILE_OPTIONS, f"-I{gpu.sources() / 'include'}", f"-arch={architecture}"]
+    options += ["--device-as-default-execution-space", "-ftz=true"]
     arguments = (ctypes.c_char_p * len(options))(*map(str.encode, options))
     failed = nvrtc.nvrtcCompileProgram(program, len(options), arguments)
     nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from rsuper_kernels.geometry import ball_voxels, growth_radii
+from rsuper_kernels.ops.ball_search import fields
 from rsuper_kernels.ops.ball_search import triton_kernel as kernels
 from rsuper_kernels.ops.pack_bits import pack_masks
 from rsuper_kernels.ops.place_balls import Ball, place_balls
@@ -13,8 +14,9 @@ from tests.ops.test_backends import KINDS, noise, probabilities
 
 @pytest.fixture(autouse=True)
 def few_programs(monkeypatch):
-    monkeypatch.setattr(kernels, "TILE", 2048)
-    monkeypatch.setattr(kernels, "HALF_WORDS", 256)
+    monkeypatch.setattr(kernels, "TILE", 1024)
+    monkeypatch.setattr(kernels, "PROGRAMS", 2)
+    monkeypatch.setattr(fields, "HALF_WORDS", 256)
 
 
 def ball(mask, diameter, shape, spacing=(1.0, 1.0, 1.0)):

@@ -22,8 +22,10 @@ def library() -> ctypes.CDLL:
     """What tells torch's C++ that there is a CUDA device.
 
     Raises:
-        ImportError: no C++ compiler is here, or it fails; the message says so.
+        ImportError: no C++ compiler is here, or it fails, or torch knows CUDA; the message says so.
     """
+    if torch.backends.cuda.is_built():
+        raise ImportError("a torch with CUDA has no room for a fake device")
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         raise ImportError("the fake CUDA device needs a C++ compiler")

@@ -44,9 +44,10 @@ inline void touch(void* address, std::size_t bytes, bool store) {
 
 extern "C" {
 
-void traffic_clear() { ranges.clear(); }
+__attribute__((visibility("default"))) void traffic_clear() { ranges.clear(); }
 
-void traffic_watch(std::uint64_t start, std::uint64_t size, std::uint8_t* loaded, std::uint8_t* stored) {
+__attribute__((visibility("default"))) void traffic_watch(std::uint64_t start, std::uint64_t size, std::uint8_t* loaded,
+                                                         std::uint8_t* stored) {
   ranges.push_back({start, size, loaded, stored});
 }
 

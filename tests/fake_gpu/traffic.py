@@ -37,6 +37,8 @@ class Traffic:
     def touch(self, addresses: np.ndarray, store: bool) -> None:
         """Note elements that are accessed, by their addresses."""
         places = np.searchsorted(self.starts, addresses, side="right") - 1
+        if (addresses - self.starts[places] >= self.sizes[places]).any():
+            raise IndexError("a kernel touches memory outside of its arguments")
         for place in np.unique(places):
             sectors = (addresses[places == place] - self.starts[place]) // np.uint64(SECTOR)
             if store:
@@ -96,7 +98,11 @@ def _listening(traffic: Traffic) -> Iterator[None]:
     )
 
     def note(pointers: Any, mask: Any, *stores: bool) -> None:
-        addresses = pointers.data if mask is None else pointers.data[np.broadcast_to(mask.data, pointers.data.shape)]
+        addresses = (
+            pointers.data
+            if mask is None
+            else pointers.data[np.broadcast_to(mask.data.astype(bool), pointers.data.shape)]
+        )
         for one in stores:
             traffic.touch(np.ravel(addresses).astype(np.uint64), one)
 

@@ -13,10 +13,11 @@ RSUPER_HOST_DEVICE inline float bfloat_to_float(std::uint16_t bfloat) {
 RSUPER_HOST_DEVICE inline float half_to_float(std::uint16_t half) {
   const std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000u) << 16;
   const std::uint32_t rest = static_cast<std::uint32_t>(half & 0x7fffu) << 13;
-  // moves the exponent from half's bias to float's; this also makes subnormals right, while inf and nan need 2^128 more
-  const float value = bit_cast<float>(rest) * bit_cast<float>(0x77800000u);
-  const std::uint32_t special = rest >= 0x0f800000u ? 0x7f800000u | rest : bit_cast<std::uint32_t>(value);
-  return bit_cast<float>(special | sign);
+  // from half's bias of the exponent to float's; inf and nan have float's largest exponent
+  const std::uint32_t normal = rest + (rest >= 0x0f800000u ? 0x70000000u : 0x38000000u);
+  // as what is above 2^-14, the smallest normal half: GPUs may take subnormal floats for 0
+  const std::uint32_t subnormal = bit_cast<std::uint32_t>(bit_cast<float>(rest + 0x38800000u) - 0x1p-14f);
+  return bit_cast<float>((rest < 0x00800000u ? subnormal : normal) | sign);
 }
 
 RSUPER_HOST_DEVICE inline std::uint16_t float_to_half(float value) {

@@ -21,6 +21,7 @@ from rsuper_kernels.checks import (
 for _op in ("attenuation_stats", "attenuation_stats_backward"):
     dispatch.register(_op, "reference", dispatch.Backend(f"rsuper_kernels.ops.attenuation_stats.reference:{_op}"))
     dispatch.register_native("attenuation_stats", _op, dtypes=native.FLOATS)
+    dispatch.register_gpu("attenuation_stats", _op, "triton", dtypes=native.FLOATS)
 
 _INPUTS = (
     "Tensor ct, Tensor logits, Tensor tumour, Tensor organ, "

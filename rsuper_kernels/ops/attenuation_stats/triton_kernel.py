@@ -1,13 +1,122 @@
 # SPDX-License-Identifier: Apache-2.0
 """Triton kernels of the soft CT statistics: each tile takes its moments about its own mean, and tiles are joined in
-float64, so that HU around 1000 with an sd of 1 keep it."""
+float64, so that HU around 1000 with an sd of 1 keep it.
+
+Backward takes the statistics again, in float64: two launches, where forward is one.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import torch
 import triton
 import triton.language as tl
 
-from rsuper_kernels.tiles import PARTIALS
+from rsuper_kernels import gpu, native
+from rsuper_kernels.tables import groups_of_planes
+from rsuper_kernels.tiles import (
+    PARTIALS,
+    block_arguments,
+    block_count,
+    block_of,
+    is_last,
+    load_block,
+    plane_start,
+    probability,
+    probability_slope,
+    readable,
+)
+
+
+def attenuation_stats(
+    ct: torch.Tensor,
+    logits: torch.Tensor,
+    tumour: torch.Tensor,
+    organ: torch.Tensor,
+    sample: Sequence[int],
+    channel: Sequence[int],
+    eps: float,
+    activation: str,
+) -> torch.Tensor:
+    """Statistics (G, 2, 3); see reference.py."""
+    logits = logits.contiguous()
+    arguments = _arguments(ct, logits, tumour, organ, eps, activation)
+    return _statistics(logits, native.planes_of(logits, sample, channel), arguments)[0]
+
+
+def attenuation_stats_backward(
+    grad: torch.Tensor,
+    ct: torch.Tensor,
+    logits: torch.Tensor,
+    tumour: torch.Tensor,
+    organ: torch.Tensor,
+    sample: Sequence[int],
+    channel: Sequence[int],
+    eps: float,
+    activation: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of the logits and of a floating-point organ mask (zeros for another); see reference.py."""
+    logits = logits.contiguous()
+    of_group = native.planes_of(logits, sample, channel)
+    arguments = _arguments(ct, logits, tumour, organ, eps, activation)
+    out = torch.empty_like(logits)
+    soft = organ.is_floating_point()
+    dtype = organ.dtype if soft else torch.float32
+    grad_organ = (torch.empty if soft else torch.zeros)(organ.shape, dtype=dtype, device=organ.device)
+    planes = range(logits.shape[0] * logits.shape[1])
+    gpu.launch_triton(
+        attenuation_stats_bwd_kernel,
+        (block_count(logits), len(planes)),
+        grad=grad.float().contiguous(),
+        logits=logits,
+        out=out,
+        grad_organ=grad_organ,
+        state=_statistics(logits, of_group, arguments)[1],
+        table=gpu.table(groups_of_planes(of_group, planes), torch.int32, logits.device),
+        SOFT=soft,
+        **arguments,
+    )
+    return out, grad_organ
+
+
+def _statistics(
+    logits: torch.Tensor, of_group: Sequence[int], arguments: dict[str, Any]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """In float32 and in float64."""
+    groups, blocks = len(of_group), block_count(logits)
+    if blocks == 0 or groups == 0:
+        return tuple(logits.new_zeros(groups, 2, 3, dtype=dtype) for dtype in (torch.float32, torch.float64))
+    sums = logits.new_empty(groups, 2, 3, dtype=torch.float32)
+    state = logits.new_empty(groups, 2, 3, dtype=torch.float64)
+    planes = sorted(set(of_group))
+    gpu.launch_triton(
+        attenuation_stats_fwd_kernel,
+        (blocks, len(planes)),
+        logits=logits,
+        partials=logits.new_empty(groups, 6, blocks, dtype=torch.float32),
+        sums=sums,
+        state=state,
+        counters=gpu.counters(logits.device),
+        table=gpu.table(groups_of_planes(of_group, planes), torch.int32, logits.device),
+        **arguments,
+    )
+    return sums, state
+
+
+def _arguments(
+    ct: torch.Tensor, logits: torch.Tensor, tumour: torch.Tensor, organ: torch.Tensor, eps: float, activation: str
+) -> dict[str, Any]:
+    return {
+        "ct": readable(ct),
+        "tumour": readable(tumour),
+        "organ": readable(organ),
+        "eps": gpu.table([eps], torch.float64, logits.device),
+        "channels": logits.shape[1],
+        "SIGMOID": activation == "sigmoid",
+        **block_arguments(logits),
+    }
 
 
 @triton.jit
@@ -18,17 +127,20 @@ def soft_masks(p, tumour, organ):
 
 
 @triton.jit
-def moments(values, mask):
-    """Weight, mean and squares about the mean of a tile."""
-    weight = tl.sum(mask)
-    total = tl.where(weight > 0, weight, 1.0)
-    centre = tl.sum(mask * values) / total
+def with_moments(weight, mean, squares, values, mask):
+    """Weight, mean and squares about the mean, joined with those of more values."""
+    more = tl.sum(mask)
+    positive = tl.where(more > 0, more, 1.0)
+    centre = tl.sum(mask * values) / positive
     # about the centre again, for what its rounding left
     distance = values - centre
     first = tl.sum(mask * distance)
-    squares = tl.sum(mask * distance * distance)
-    shift = first / total
-    return weight, centre + shift, tl.maximum(squares - shift * first, 0.0)
+    own = tl.maximum(tl.sum(mask * distance * distance) - first * first / positive, 0.0)
+    # Chan, Golub and LeVeque, 1979
+    total = weight + more
+    share = more / tl.where(total > 0, total, 1.0)
+    apart = centre + first / positive - mean
+    return total, mean + apart * share, squares + own + apart * apart * weight * share
 
 
 @triton.jit
@@ -85,3 +197,64 @@ def evaluate(values, slope):
     mean, c0, c1, c2 = slope
     distance = values - mean
     return c0 + distance * (c1 + distance * c2)
+
+
+@triton.jit
+def attenuation_stats_fwd_kernel(
+    logits, partials, sums, state, counters, table, ct, tumour, organ, eps, channels, voxels,
+    SIGMOID: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Statistics of the groups of each plane of the table."""
+    block, blocks, plane = tl.program_id(0), tl.num_programs(0), tl.load(table + tl.program_id(1))
+    begins = table + tl.num_programs(1) + tl.program_id(1)
+    offsets, inside = block_of(block, voxels, BLOCK, ROWS)
+    values = load_block(ct, plane // channels, voxels, offsets, inside, ROWS)
+    p = probability(load_block(logits, plane, voxels, offsets, inside, ROWS), SIGMOID, True)
+    for entry in range(tl.load(begins), tl.load(begins + 1)):
+        group = tl.load(table + entry).to(tl.int64)
+        m_tumour, m_organ = soft_masks(
+            p,
+            load_block(tumour, group, voxels, offsets, inside, ROWS),
+            load_block(organ, group, voxels, offsets, inside, ROWS),
+        )
+        out = partials + group * 6 * blocks + block
+        weight, mean, squares = with_moments(0.0, 0.0, 0.0, values, m_tumour)
+        tl.store(out, weight)
+        tl.store(out + blocks, mean)
+        tl.store(out + 2 * blocks, squares)
+        weight, mean, squares = with_moments(0.0, 0.0, 0.0, values, m_organ)
+        tl.store(out + 3 * blocks, weight)
+        tl.store(out + 4 * blocks, mean)
+        tl.store(out + 5 * blocks, squares)
+    if is_last(counters + tl.program_id(1), blocks):
+        for entry in range(tl.load(begins), tl.load(begins + 1)):
+            first = tl.load(table + entry).to(tl.int64) * 6
+            add_up_moments(partials + first * blocks, blocks, tl.load(eps), sums + first, state + first)
+
+
+@triton.jit
+def attenuation_stats_bwd_kernel(
+    grad, logits, out, grad_organ, state, table, ct, tumour, organ, eps, channels, voxels,
+    SOFT: tl.constexpr, SIGMOID: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Gradient of every plane, and of every group's organ if SOFT; planes without groups are not read."""
+    plane = tl.program_id(1)
+    begin, end = tl.load(table + tl.num_programs(1) + plane), tl.load(table + tl.num_programs(1) + plane + 1)
+    offsets, inside = block_of(tl.program_id(0), voxels, BLOCK, ROWS)
+    served = inside & (begin < end)
+    values = load_block(ct, plane // channels, voxels, offsets, served, ROWS)
+    x = load_block(logits, plane, voxels, offsets, served, ROWS)
+    p, slopes = probability(x, SIGMOID, True), tl.zeros((BLOCK,), tl.float32)
+    for entry in range(begin, end):
+        group = tl.load(table + entry).to(tl.int64)
+        t = load_block(tumour, group, voxels, offsets, inside, ROWS)
+        o = load_block(organ, group, voxels, offsets, inside, ROWS)
+        first = 6 * group
+        of_tumour = evaluate(values, slope_of(state + first, grad + first, tl.load(eps)))
+        of_organ = evaluate(values, slope_of(state + first + 3, grad + first + 3, tl.load(eps)))
+        slopes += (of_tumour - of_organ * o) * t
+        if SOFT:
+            at = grad_organ + plane_start(group, voxels, ROWS) + offsets
+            tl.store(at, (of_organ * (1 - p * t)).to(grad_organ.dtype.element_ty), mask=inside)
+    slopes *= probability_slope(x, SIGMOID, True)
+    tl.store(out + plane_start(plane, voxels, ROWS) + offsets, slopes.to(out.dtype.element_ty), mask=inside)

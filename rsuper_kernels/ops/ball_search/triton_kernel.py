@@ -1,42 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The search on a GPU: every centre of the box is scored, in float32, and what may then be the best in float64.
+"""The search on a GPU: bounds first, then scores in float32, and in float64 what may be the best after both.
 
-A ball is runs (dz, dy, w), offsets |dx| <= w. From the largest half width j = R down to 0, rows of the runs with w = j
-are added to B, and B, shifted by j to either side, to the score: a centre costs one read and one multiplication for
-each run, and two more for each half width. A float32 score is off by no more than its number of additions allows.
+Bounds are the same sums as scores, over segments of rows in place of voxels. A tile whose bound, and then whose float32
+score, is below the best by more than rounding can explain is left out of what follows.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from typing import NamedTuple
 
-import numpy as np
 import torch
 import triton
 import triton.language as tl
 
 from rsuper_kernels import gpu
-from rsuper_kernels.geometry import Spacing, as_spacing, ball_element, kernel_falloff, kernel_total
-from rsuper_kernels.ops.pack_bits.triton_kernel import (
-    bits_of,
-    half_words_and_voxels,
-    half_words_per_row,
-    load_half_words,
-)
+from rsuper_kernels.geometry import as_spacing
+from rsuper_kernels.ops.ball_search.fields import SEGMENT, Fields, fields
+from rsuper_kernels.ops.ball_search.runs import Runs, runs_of_balls
+from rsuper_kernels.ops.ball_search.scores import UNROLL, rows_of_box, tile_scores
 
 TIE = tl.constexpr(1e-6)
-NO_BOX = tl.constexpr(-(1 << 30))
-"""What boxes hold before a voxel is in them."""
-CHUNK = tl.constexpr(1024)
-"""Tiles that are looked through at once."""
 FAINT = tl.constexpr(1e-25)
 """Below it, float32 scores may have lost digits to underflow."""
-HALF_WORDS = 64
-"""Half words of a program of `fields`."""
-TILE = 1024
-"""Voxels of a program of the search: whole rows, and one row at least."""
+CHUNK = tl.constexpr(1024)
+"""Results that are looked through at once."""
+TILE = 128
+"""Voxels that a program scores at once: whole rows, and one row at least."""
+PROGRAMS = 1024
+"""Of a search, at most; they share its tiles."""
+GROUPED = 512
+"""Voxels in as many groups, whose runs are added up side by side: one by each warp where rows have 128 voxels."""
+BOUND_GROUPS = 32
 
 
 def ball_search(
@@ -48,104 +42,12 @@ def ball_search(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Best centre (N,) and its score (N,); see reference.py."""
     each = range(len(probability))
-    q, boxes = fields(probability, available, [(n, n) for n in each], "identity")
-    return search(q, boxes, each, each, diameters, spacing, sigma)
-
-
-def fields(
-    logits: torch.Tensor,
-    masks: torch.Tensor,
-    pairs: Sequence[tuple[int, int]],
-    activation: str,
-    box_rows: Sequence[int] | None = None,
-    rows: int | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Probabilities where masks hold a voxel, 0 elsewhere, and the bounding boxes of these voxels.
-
-    Args:
-        logits: (..., D, H, W) in a float dtype.
-        masks: words of bit masks (M, D, H, ceil(W / 64)), or dense (M, D, H, W) of bool.
-        pairs: F pairs of a plane, counted over the leading axes of `logits`, and a mask.
-        activation: "sigmoid" or "identity".
-        box_rows: the row of `boxes` for each field, -1 for none; by default the fields' own.
-        rows: rows of `boxes`; by default F.
-
-    Returns:
-        q: (F, D, H, W) float32.
-        boxes: (rows, 6) int32 (-z0, -y0, -x0, z1, y1, x1), starts and ends of a field's voxels, ends one past the
-            last; NO_BOX where there are none.
-    """
-    device, volume = logits.device, logits.shape[-3:]
-    dense = masks.dtype == torch.bool
-    box_rows = range(len(pairs)) if box_rows is None else box_rows
-    table = [number for pair, row in zip(pairs, box_rows, strict=True) for number in (*pair, row)]
-    q = torch.empty(len(pairs), *volume, dtype=torch.float32, device=device)
-    boxes = torch.full((len(pairs) if rows is None else rows, 6), NO_BOX.value, dtype=torch.int32, device=device)
-    half_words = volume[0] * volume[1] * 2 * triton.cdiv(volume[2], 64)
-    gpu.launch_triton(
-        fields_kernel,
-        (triton.cdiv(half_words, HALF_WORDS), len(pairs)),
-        logits=logits.contiguous(),
-        masks=masks.contiguous().view(torch.int8 if dense else torch.int32),
-        table=gpu.table(table, torch.int32, device),
-        q=q,
-        boxes=boxes,
-        rows=volume[0] * volume[1],
-        height=volume[1],
-        width=volume[2],
-        DENSE=dense,
-        SIGMOID=activation == "sigmoid",
-        BLOCK=HALF_WORDS,
-    )
-    return q, boxes
-
-
-@triton.jit
-def fields_kernel(
-    logits,
-    masks,
-    table,
-    q,
-    boxes,
-    rows,
-    height,
-    width,
-    DENSE: tl.constexpr,
-    SIGMOID: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    field = tl.program_id(1)
-    plane, mask = tl.load(table + 3 * field).to(tl.int64), tl.load(table + 3 * field + 1).to(tl.int64)
-    half_words, voxels, inside_row = half_words_and_voxels(rows, width, BLOCK)
-    if DENSE:
-        read = inside_row
-        bits = tl.load(masks + mask * rows * width + voxels, mask=read, other=0)
-    else:
-        words = load_half_words(masks, mask, half_words, rows, width)
-        # of a whole half word, so that it stays one wide load
-        read = inside_row & (words != 0)
-        bits = bits_of(words)
-    inside = bits != 0
-    value = tl.load(logits + plane * rows * width + voxels, mask=read, other=0).to(tl.float32)
-    if SIGMOID:
-        value = 1 / (1 + tl.exp(-value))
-    tl.store(q + field.to(tl.int64) * rows * width + voxels, tl.where(inside, value, 0), mask=inside_row)
-
-    box = boxes + 6 * tl.load(table + 3 * field + 2)
-    any_inside = tl.max(inside.to(tl.int32), axis=1)[:, None] != 0
-    if (tl.load(table + 3 * field + 2) >= 0) & (tl.max(any_inside.to(tl.int32)) != 0):
-        row = half_words // half_words_per_row(width)
-        z, y, x = row // height, row % height, voxels - row * width
-        tl.atomic_max(box, tl.max(tl.where(any_inside, -z, NO_BOX)), sem="relaxed")
-        tl.atomic_max(box + 1, tl.max(tl.where(any_inside, -y, NO_BOX)), sem="relaxed")
-        tl.atomic_max(box + 2, tl.max(tl.where(inside, -x, NO_BOX)), sem="relaxed")
-        tl.atomic_max(box + 3, tl.max(tl.where(any_inside, z + 1, NO_BOX)), sem="relaxed")
-        tl.atomic_max(box + 4, tl.max(tl.where(any_inside, y + 1, NO_BOX)), sem="relaxed")
-        tl.atomic_max(box + 5, tl.max(tl.where(inside, x + 1, NO_BOX)), sem="relaxed")
+    searched, boxes = fields(probability, available, [(n, n) for n in each], "identity")
+    return search(searched, boxes, each, each, diameters, spacing, sigma)
 
 
 def search(
-    q: torch.Tensor,
+    searched: Fields,
     boxes: torch.Tensor,
     field_of: Sequence[int],
     box_of: Sequence[int],
@@ -153,62 +55,191 @@ def search(
     spacing: Sequence[float],
     sigma: float | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Best centre (N,) int64 and its score (N,) float32, in two launches.
+    """Best centre (N,) int64 and its score (N,) float32, in three launches.
 
     Args:
-        q, boxes: as from `fields`. A box may be smaller than its field's voxels need, which are then left out.
+        searched, boxes: as from `fields`; since then, values may have been set to 0, and boxes been made smaller around
+            the values that are left.
         field_of, box_of: the field and the row of `boxes` of each of N searches.
         diameters: mm.
         spacing: (sD, sH, sW) in mm.
         sigma: as in `ball_search`.
     """
-    device, count = q.device, len(diameters)
-    _, depth, height, width = q.shape
+    device, count = boxes.device, len(diameters)
+    _, depth, height, width = searched.q.shape
     kinds = tuple(sorted(set(diameters)))
-    table = _runs(kinds, as_spacing(spacing), sigma, (depth, height, width))
     kind_of = [kinds.index(diameter) for diameter in diameters]
-    columns = max(triton.next_power_of_2(width), 16)
-    rows = max(TILE // columns, 1)
+    ball = (kinds, as_spacing(spacing), sigma, (depth, height, width))
+
+    columns, segments = triton.next_power_of_2(width), searched.sums.shape[3]
+    bound_columns = triton.next_power_of_2(segments)
+    rows, bound_rows = max(TILE // columns, 1), max(GROUPED // (BOUND_GROUPS * bound_columns), 1)
+    groups = max(GROUPED // (rows * columns), 1)
     tiles = triton.cdiv(depth * height, rows)
-    shared = {
-        "q": q,
+    coarse = runs_of_balls(*ball, BOUND_GROUPS * UNROLL.value, SEGMENT.value)
+    fine = runs_of_balls(*ball, groups * UNROLL.value)
+    # as far as rounding can hide that a tile is as good as the best
+    near = [(1 - TIE.value - coarse.errors[k] - fine.errors[k], 1 - TIE.value - 2 * fine.errors[k]) for k in kind_of]
+    common = {
+        "q": searched.q,
         "boxes": boxes,
-        "searches": gpu.table(
-            [number for n, k in enumerate(kind_of) for number in (field_of[n], box_of[n], *table.levels[k])],
-            torch.int32,
-            device,
-        ),
-        "steps": gpu.table(table.steps, torch.int32, device),
-        "ends": gpu.table(table.ends, torch.int32, device),
-        "upper": torch.empty(count, tiles, dtype=torch.float32, device=device),
-        "counters": gpu.counters(device),
+        "searches": _searches(field_of, box_of, kind_of, fine, device),
+        "steps": gpu.table(fine.steps, torch.int32, device),
+        "ends": gpu.table(fine.ends, torch.int32, device),
         "depth": depth,
         "height": height,
         "width": width,
         "ROWS": rows,
+        "GROUPS": groups,
         "COLUMNS": columns,
     }
+    single = {
+        "weights": gpu.table(fine.weights, torch.float32, device),
+        "profile": gpu.table(fine.profile, torch.float32, device),
+        "bounds": torch.empty(count, depth * height, dtype=torch.float32, device=device),
+        "known": torch.empty(count, dtype=torch.float32, device=device),
+    }
+    nearness = gpu.table([number for pair in near for number in pair], torch.float64, device)
+    screened = torch.empty(count, tiles, dtype=torch.float32, device=device)
+    counters = gpu.counters(device)
+    gpu.launch_triton(
+        bound_kernel,
+        (min(triton.cdiv(depth * height, bound_rows), PROGRAMS), count),
+        sums=searched.sums,
+        coarse_searches=_searches(field_of, box_of, kind_of, coarse, device),
+        coarse_steps=gpu.table(coarse.steps, torch.int32, device),
+        coarse_ends=gpu.table(coarse.ends, torch.int32, device),
+        coarse_weights=gpu.table(coarse.weights, torch.float32, device),
+        coarse_profile=gpu.table(coarse.profile, torch.float32, device),
+        counters=counters,
+        segments=segments,
+        BOUND_ROWS=bound_rows,
+        BOUND_GROUPS=BOUND_GROUPS,
+        BOUND_COLUMNS=bound_columns,
+        **common,
+        **single,
+    )
     gpu.launch_triton(
         screen_kernel,
-        (tiles, count),
-        weights=gpu.table(table.weights, torch.float32, device),
-        profile=gpu.table(table.profile, torch.float32, device),
-        **shared,
+        (min(tiles, PROGRAMS), count),
+        near=nearness,
+        screened=screened,
+        counters=counters,
+        **common,
+        **single,
     )
     centre = torch.empty(count, dtype=torch.int64, device=device)
     score = torch.empty(count, dtype=torch.float32, device=device)
     gpu.launch_triton(
         search_kernel,
-        (tiles, count),
-        weights=gpu.table(table.weights, torch.float64, device),
-        profile=gpu.table(table.profile, torch.float64, device),
-        near=gpu.table([1 - TIE.value - table.errors[k] for k in kind_of], torch.float64, device),
+        (min(tiles, PROGRAMS), count),
+        weights=gpu.table(fine.weights, torch.float64, device),
+        profile=gpu.table(fine.profile, torch.float64, device),
+        near=nearness,
+        screened=screened,
         maxima=torch.empty(count, tiles, dtype=torch.float64, device=device),
+        firsts=torch.empty(count, tiles, dtype=torch.int32, device=device),
+        counters=counters,
         centre=centre,
         score=score,
-        **shared,
+        **common,
     )
     return centre, score
+
+
+def _searches(
+    field_of: Sequence[int], box_of: Sequence[int], kind_of: Sequence[int], runs: Runs, device: torch.device
+) -> torch.Tensor:
+    """Field, row of the boxes, first level and largest half width of each search."""
+    rows = [(field_of[n], box_of[n], *runs.levels[kind]) for n, kind in enumerate(kind_of)]
+    return gpu.table([number for row in rows for number in row], torch.int32, device)
+
+
+@triton.jit
+def bound_kernel(
+    q,
+    sums,
+    boxes,
+    coarse_searches,
+    coarse_steps,
+    coarse_ends,
+    coarse_weights,
+    coarse_profile,
+    searches,
+    steps,
+    ends,
+    weights,
+    profile,
+    bounds,
+    known,
+    counters,
+    depth,
+    height,
+    width,
+    segments,
+    ROWS: tl.constexpr,
+    GROUPS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    BOUND_ROWS: tl.constexpr,
+    BOUND_GROUPS: tl.constexpr,
+    BOUND_COLUMNS: tl.constexpr,
+):
+    """What the scores of each row do not exceed; in the last program of a search, the best score around the highest."""
+    n, programs = tl.program_id(1), tl.num_programs(0)
+    rows = rows_of_box(boxes, searches, n)
+    bounds += n * depth * height
+    for tile in range(tl.program_id(0), tl.cdiv(rows, BOUND_ROWS), programs):
+        scores, _ = tile_scores(
+            sums,
+            boxes,
+            coarse_searches,
+            coarse_steps,
+            coarse_ends,
+            coarse_weights,
+            coarse_profile,
+            n,
+            tile,
+            depth,
+            height,
+            segments,
+            BOUND_ROWS,
+            BOUND_GROUPS,
+            BOUND_COLUMNS,
+            SEGMENT,
+        )
+        row = (tile * BOUND_ROWS + tl.arange(0, BOUND_ROWS))[:, None]
+        tl.store(bounds + row, tl.max(scores, axis=2), mask=row < rows)
+    if tl.atomic_add(counters + n, 1) == programs - 1:
+        tl.store(counters + n, 0)
+        highest, at = tl.full([], -1.0, tl.float32), 0
+        for start in range(0, rows, CHUNK):
+            row = start + tl.arange(0, CHUNK)
+            bound = tl.load(bounds + row, mask=row < rows, other=-1)
+            top = tl.max(bound)
+            at = tl.where(top > highest, tl.min(tl.where(bound == top, row, rows)), at)
+            highest = tl.maximum(highest, top)
+        best = tl.full([], 0.0, tl.float32)
+        if highest >= 0:
+            scores, _ = tile_scores(
+                q,
+                boxes,
+                searches,
+                steps,
+                ends,
+                weights,
+                profile,
+                n,
+                at // ROWS,
+                depth,
+                height,
+                width,
+                ROWS,
+                GROUPS,
+                COLUMNS,
+                1,
+            )
+            best = tl.max(scores)
+        tl.store(known + n, best)
 
 
 @triton.jit
@@ -220,24 +251,48 @@ def screen_kernel(
     ends,
     weights,
     profile,
-    upper,
+    bounds,
+    known,
+    near,
+    screened,
     counters,
     depth,
     height,
     width,
     ROWS: tl.constexpr,
+    GROUPS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
     """The best float32 score of each tile, and of each search, as the bits of a number that is not negative."""
-    tile, n, tiles, count = tl.program_id(0), tl.program_id(1), tl.num_programs(0), tl.num_programs(1)
-    best = tl.full([], -1.0, tl.float32)
-    if tile * ROWS < rows_of_box(boxes, searches, n):
-        scores, _ = tile_scores(
-            q, boxes, searches, steps, ends, weights, profile, n, tile, depth, height, width, ROWS, COLUMNS
-        )
-        best = tl.max(scores)
-        tl.atomic_max(counters + count + n, tl.maximum(best, 0.0).to(tl.int32, bitcast=True), sem="relaxed")
-    tl.store(upper + n * tiles + tile, best)
+    n, count, programs = tl.program_id(1), tl.num_programs(1), tl.num_programs(0)
+    rows = rows_of_box(boxes, searches, n)
+    tiles = tl.cdiv(depth * height, ROWS)
+    for tile in range(tl.program_id(0), tl.cdiv(rows, ROWS), programs):
+        row = tile * ROWS + tl.arange(0, ROWS)
+        bound = tl.max(tl.load(bounds + n * depth * height + row, mask=row < rows, other=-1))
+        best = tl.full([], -1.0, tl.float32)
+        if may_win(bound, tl.load(known + n), tl.load(near + 2 * n)):
+            scores, _ = tile_scores(
+                q,
+                boxes,
+                searches,
+                steps,
+                ends,
+                weights,
+                profile,
+                n,
+                tile,
+                depth,
+                height,
+                width,
+                ROWS,
+                GROUPS,
+                COLUMNS,
+                1,
+            )
+            best = tl.max(scores)
+            tl.atomic_max(counters + count + n, tl.maximum(best, 0.0).to(tl.int32, bitcast=True), sem="relaxed")
+        tl.store(screened + n * tiles + tile, best)
 
 
 @triton.jit
@@ -250,8 +305,9 @@ def search_kernel(
     weights,
     profile,
     near,
-    upper,
+    screened,
     maxima,
+    firsts,
     counters,
     centre,
     score,
@@ -259,147 +315,83 @@ def search_kernel(
     height,
     width,
     ROWS: tl.constexpr,
+    GROUPS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
     """The best float64 score of each tile that may hold it; then, in the last program of a search, the centre."""
-    tile, n, tiles, count = tl.program_id(0), tl.program_id(1), tl.num_programs(0), tl.num_programs(1)
-    highest = tl.load(counters + count + n).to(tl.float32, bitcast=True)
-    own = tl.load(upper + n * tiles + tile)
-    best = tl.full([], -1.0, tl.float64)
-    if (own >= 0) & ((own.to(tl.float64) >= highest.to(tl.float64) * tl.load(near + n)) | (highest < FAINT)):
-        scores, _ = tile_scores(
-            q, boxes, searches, steps, ends, weights, profile, n, tile, depth, height, width, ROWS, COLUMNS
-        )
-        best = tl.max(scores)
-    tl.store(maxima + n * tiles + tile, best)
-    if tl.atomic_add(counters + n, 1) == tiles - 1:
+    n, count, programs = tl.program_id(1), tl.num_programs(1), tl.num_programs(0)
+    voxels, all_tiles = depth * height * width, tl.cdiv(depth * height, ROWS)
+    tiles = tl.cdiv(rows_of_box(boxes, searches, n), ROWS)
+    screened, maxima, firsts = screened + n * all_tiles, maxima + n * all_tiles, firsts + n * all_tiles
+    for tile in range(tl.program_id(0), tiles, programs):
+        best, first = tl.full([], -1.0, tl.float64), voxels
+        known = tl.load(counters + count + n).to(tl.float32, bitcast=True)
+        if may_win(tl.load(screened + tile), known, tl.load(near + 2 * n + 1)):
+            scores, index = tile_scores(
+                q,
+                boxes,
+                searches,
+                steps,
+                ends,
+                weights,
+                profile,
+                n,
+                tile,
+                depth,
+                height,
+                width,
+                ROWS,
+                GROUPS,
+                COLUMNS,
+                1,
+            )
+            best = tl.max(scores)
+            first = tl.min(tl.where(scores >= best * (1 - TIE), index, voxels))
+        tl.store(maxima + tile, best)
+        tl.store(firsts + tile, first)
+    if tl.atomic_add(counters + n, 1) == programs - 1:
         tl.store(counters + n, 0)
         tl.store(counters + count + n, 0)
         best = tl.full([], -1.0, tl.float64)
         for start in range(0, tiles, CHUNK):
             at = start + tl.arange(0, CHUNK)
-            best = tl.maximum(best, tl.max(tl.load(maxima + n * tiles + at, mask=at < tiles, other=-1)))
-        tied = best * (1 - TIE)
-        found = tl.full([], -1, tl.int64)
-        if best >= 0:
-            first = tiles
-            for start in range(0, tiles, CHUNK):
-                at = start + tl.arange(0, CHUNK)
-                reached = tl.load(maxima + n * tiles + at, mask=at < tiles, other=-1) >= tied
-                first = tl.minimum(first, tl.min(tl.where(reached, at, tiles)))
-            scores, index = tile_scores(
-                q, boxes, searches, steps, ends, weights, profile, n, first, depth, height, width, ROWS, COLUMNS
-            )
-            # the compiler may round this second evaluation differently
-            tied = tl.minimum(tied, tl.max(scores))
-            found = tl.min(tl.where(scores >= tied, index, depth * height * width)).to(tl.int64)
-        tl.store(centre + n, found)
+            best = tl.maximum(best, tl.max(tl.load(maxima + at, mask=at < tiles, other=-1)))
         tl.store(score + n, tl.maximum(best, 0.0).to(tl.float32))
+        tied, winner = best * (1 - TIE), tiles
+        for start in range(0, tiles, CHUNK):
+            at = start + tl.arange(0, CHUNK)
+            reached = tl.load(maxima + at, mask=at < tiles, other=-1) >= tied
+            winner = tl.minimum(winner, tl.min(tl.where(reached, at, tiles)))
+        found = tl.full([], -1, tl.int32)
+        if best >= 0:
+            found = tl.load(firsts + winner)
+            # the best is in a later tile, so that fewer of this tile's centres are tied with it
+            if tl.load(maxima + winner) < best:
+                scores, index = tile_scores(
+                    q,
+                    boxes,
+                    searches,
+                    steps,
+                    ends,
+                    weights,
+                    profile,
+                    n,
+                    winner,
+                    depth,
+                    height,
+                    width,
+                    ROWS,
+                    GROUPS,
+                    COLUMNS,
+                    1,
+                )
+                # the compiler may round this second evaluation differently
+                tied = tl.minimum(tied, tl.max(scores))
+                found = tl.min(tl.where(scores >= tied, index, voxels))
+        tl.store(centre + n, found.to(tl.int64))
 
 
 @triton.jit
-def rows_of_box(boxes, searches, n):
-    box = boxes + 6 * tl.load(searches + 4 * n + 1)
-    depth = tl.load(box + 3) + tl.load(box)
-    height = tl.load(box + 4) + tl.load(box + 1)
-    return tl.maximum(depth, 0) * tl.maximum(height, 0)
-
-
-@triton.jit
-def tile_scores(
-    q,
-    boxes,
-    searches,
-    steps,
-    ends,
-    weights,
-    profile,
-    n,
-    tile,
-    depth,
-    height,
-    width,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    """Scores [ROWS, COLUMNS] of the centres of a tile, -1 beyond the box, and the centres' linear indices."""
-    dtype = weights.dtype.element_ty
-    field = q + tl.load(searches + 4 * n).to(tl.int64) * depth * height * width
-    box = boxes + 6 * tl.load(searches + 4 * n + 1)
-    first_level, reach = tl.load(searches + 4 * n + 2), tl.load(searches + 4 * n + 3)
-    z0, y0, x0 = -tl.load(box), -tl.load(box + 1), -tl.load(box + 2)
-    z1, y1, x1 = tl.load(box + 3), tl.load(box + 4), tl.load(box + 5)
-    row = (tile * ROWS + tl.arange(0, ROWS))[:, None]
-    z, y = z0 + row // (y1 - y0), y0 + row % (y1 - y0)
-    x = tl.arange(0, COLUMNS)[None, :]
-    index = (z * height + y) * width + x
-    # columns by sixteens, so that a read stays wide
-    read = (x >= x0 // 16 * 16) & (x < width)
-    added = tl.zeros([ROWS, COLUMNS], dtype)
-    left = tl.zeros([ROWS, COLUMNS], dtype)
-    right = tl.zeros([ROWS, COLUMNS], dtype)
-    for level in range(first_level, first_level + reach + 1):
-        left, right = shifted(left, 1), shifted(right, -1)
-        for run in range(tl.load(ends + level), tl.load(ends + level + 1)):
-            step = tl.load(steps + run)
-            dz, dy = step >> 16, (step & 0xFFFF) - (1 << 15)
-            inside = (z + dz >= z0) & (z + dz < z1) & (y + dy >= y0) & (y + dy < y1)
-            value = tl.load(field + index + (dz * height + dy) * width, mask=inside & read, other=0)
-            added += tl.load(weights + run) * value.to(dtype)
-        weighted = tl.load(profile + level) * added
-        left += weighted
-        right += weighted
-    centre = (z < z1) & (x >= x0) & (x < x1)
-    return tl.where(centre, tl.maximum(left + right, 0.0), -1.0), index
-
-
-@triton.jit
-def shifted(rows, BY: tl.constexpr):
-    """rows[:, x + BY], 0 beyond the ends."""
-    x = tl.arange(0, rows.shape[1])[None, :] + BY
-    inside = (x >= 0) & (x < rows.shape[1])
-    return tl.where(inside, tl.gather(rows, tl.broadcast_to(tl.where(inside, x, 0), rows.shape), 1), 0.0)
-
-
-class _Runs(NamedTuple):
-    """The runs of some balls, those of each ball by falling half width."""
-
-    levels: list[tuple[int, int]]
-    """Per ball, its first level and its largest half width R: the levels that follow are R, R - 1, ..., 0."""
-    errors: list[float]
-    """Per ball, twice the relative error of a float32 score."""
-    steps: tuple[int, ...]
-    """Per run, dz and dy in 16 bits each."""
-    weights: tuple[float, ...]
-    """Per run, g(dz) g(dy) / total."""
-    ends: tuple[int, ...]
-    """Per level, where its runs end, after a leading 0."""
-    profile: tuple[float, ...]
-    """Per level, g(dx); at half width 0 half of it, since both shifts are the same there."""
-
-
-@functools.lru_cache(maxsize=256)
-def _runs(diameters: tuple[float, ...], spacing: Spacing, sigma: float | None, volume: tuple[int, int, int]) -> _Runs:
-    """Runs of the balls of some diameters, as far as they reach within a volume."""
-    levels, errors, ends = [], [], [0]
-    steps: list[int] = []
-    weights: list[float] = []
-    profile: list[float] = []
-    for diameter in diameters:
-        dz, dy, half_width = ball_element(diameter / 2, spacing).runs.numpy().T.astype(np.int64)
-        near = (abs(dz) < volume[0]) & (abs(dy) < volume[1])
-        dz, dy, half_width = dz[near], dy[near], half_width[near].clip(max=volume[2] - 1)
-        order = np.argsort(-half_width, kind="stable")
-        reach = int(half_width.max())
-        falloff, total = kernel_falloff(diameter, sigma), kernel_total(diameter, spacing, sigma)
-        squares = (dz[order] * spacing[0]) ** 2 + (dy[order] * spacing[1]) ** 2
-        g = np.exp(-falloff * (np.arange(reach, -1, -1) * spacing[2]) ** 2)
-        g[-1] /= 2
-        levels.append((len(profile), reach))
-        # twice, for a score and the best; each product, sum and rounded weight is off by 2^-24 at most
-        errors.append(2.1 * (len(order) + reach + 8) / 2**24)
-        steps += ((dz << 16) + (dy + (1 << 15)))[order].tolist()
-        weights += (np.exp(-falloff * squares) / total).tolist()
-        ends += (ends[-1] + np.bincount(half_width, minlength=reach + 1)[::-1].cumsum()).tolist()
-        profile += g.tolist()
-    return _Runs(levels, errors, tuple(steps), tuple(weights), tuple(ends), tuple(profile))
+def may_win(bound, known, near):
+    """Whether a score of at most `bound` may be tied with the best, which is at least `known`; of nothing is -1."""
+    return (bound >= 0) & ((bound.to(tl.float64) >= known.to(tl.float64) * near) | (known < FAINT))

@@ -121,8 +121,8 @@ def ball_select(
     """Bool masks (N, 1 + K, D, H, W): the ball and its selections; see reference.py."""
     planes, *volume = probability.shape
     kinds = len(counts) // max(planes, 1)
-    words = bits.pack(available)
-    fields = torch.where(available, probability, 0)
+    words = bits.pack(available).contiguous()
+    fields = torch.where(available, probability, 0).contiguous()
     # a selection of everything is the ball; each three of the 1 + K are those of a plane of their own
     per_plane = -(-(1 + kinds) // 3)
     everything = math.prod(volume)

@@ -22,7 +22,7 @@ def combine(
 ) -> torch.Tensor:
     """Words (O, D, H, words) of the outputs; see reference.py."""
     if len(stacks) > _STACKS:
-        stacks = [*stacks[: _STACKS - 1], torch.cat(stacks[_STACKS - 1 :])]
+        stacks = [*stacks[: _STACKS - 1], torch.cat(list(stacks[_STACKS - 1 :]))]
     stacks = [stack.contiguous() for stack in stacks]
     device, volume = stacks[0].device, stacks[0].shape[1:]
     out = torch.empty(len(counts), *volume, dtype=torch.int64, device=device)

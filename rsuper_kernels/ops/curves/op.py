@@ -74,14 +74,16 @@ def _(grads: Sequence[torch.Tensor], slopes: torch.Tensor, impl: str) -> torch.T
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
     slopes = output[-1]
+    ctx.set_materialize_grads(False)  # zeros for the slopes' would be a launch
     ctx.mark_non_differentiable(slopes)
     ctx.save_for_backward(slopes)
     ctx.impl, ctx.inputs = inputs[-1], len(inputs)
 
 
-def _backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
+def _backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[Any, ...]:
     (slopes,) = ctx.saved_tensors
-    grad = _curve_backward(list(grads[:-1]), slopes, ctx.impl)
+    given = [slopes.new_zeros(()) if grad is None else grad for grad in grads[:-1]]
+    grad = _curve_backward(given, slopes, ctx.impl)
     # torch takes an empty list of numbers for a list of tensors, which wants a list back
     return (grad,) + (None,) * (ctx.inputs - 1)
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 
 from rsuper_kernels import dispatch, native
-from rsuper_kernels.bits import BitMasks, words_per_row
+from rsuper_kernels.bits import BitMasks
 from rsuper_kernels.checks import (
     accumulation_dtype,
     check_choice,
@@ -24,6 +24,7 @@ from rsuper_kernels.checks import (
 for _op in ("loss_sums", "loss_sums_backward"):
     dispatch.register(_op, "reference", dispatch.Backend(f"rsuper_kernels.ops.loss_sums.reference:{_op}"))
     dispatch.register_native("loss_sums", _op, dtypes=native.FLOATS)
+    dispatch.register_gpu("loss_sums", _op, "triton", dtypes=native.FLOATS)
 
 
 @dataclass(frozen=True)
@@ -143,16 +144,17 @@ def _(grad: torch.Tensor, logits: torch.Tensor, *tables: Any) -> torch.Tensor:
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
     logits, tensors, *tables = inputs
     _, state = output
+    ctx.set_materialize_grads(False)  # zeros for the state's would be a launch
     ctx.mark_non_differentiable(state)
     ctx.save_for_backward(logits, state, *tensors)
     ctx.tables = tables
 
 
-def _backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor | None) -> tuple[Any, ...]:
+def _backward(ctx: Any, grad: torch.Tensor | None, _: torch.Tensor | None) -> tuple[Any, ...]:
     if any(ctx.needs_input_grad[1]):
         raise NotImplementedError("loss_sums: gradients reach logits only; detach the weights")
     logits, state, *tensors = ctx.saved_tensors
-    grad_logits = _loss_sums_backward(grad, logits, state, tensors, *ctx.tables)
+    grad_logits = None if grad is None else _loss_sums_backward(grad, logits, state, tensors, *ctx.tables)
     # torch takes an empty list for a list of tensors, which wants a list back
     return (grad_logits, [None] * len(tensors), *([] if table == [] else None for table in ctx.tables))
 
@@ -198,7 +200,9 @@ def loss_sums(
         impl,
     )
     sizes = [count * _size(term.outputs) for term, count in zip(terms, counts, strict=True)]
-    return [part.view(-1, *term.outputs) for part, term in zip(out.split(sizes), terms, strict=True)]
+    # the gradient of a split is a kernel that joins parts
+    parts = out.split(sizes) if len(terms) > 1 else [out]
+    return [part.view(-1, *term.outputs) for part, term in zip(parts, terms, strict=True)]
 
 
 def output_count(kinds: Sequence[int], counts: Sequence[int]) -> int:
@@ -206,16 +210,16 @@ def output_count(kinds: Sequence[int], counts: Sequence[int]) -> int:
     return sum(count * _size(KINDS[kind].outputs) for kind, count in zip(kinds, counts, strict=True))
 
 
-# Words of bits between the voxels that `state` counts.
-STATE_WORDS = 32
+# Words of 32 voxels between the numbers of target voxels in `state`.
+STATE_WORDS = 64
 
 
 def state_size(
     logits: torch.Tensor, tensors: Sequence[torch.Tensor], kinds: Sequence[int], counts: Sequence[int]
 ) -> int:
     """Numbers that kernels on a GPU keep for backward: the outputs in float64, then, for each group with compact
-    weights, the target voxels before every STATE_WORDS words of its mask."""
-    words = math.prod(logits.shape[2:4]) * words_per_row(logits.shape[4])
+    weights, the target voxels before every STATE_WORDS words of 32 voxels."""
+    words = math.prod(logits.shape[2:4]) * -(-logits.shape[4] // 32)
     weighted = [count for t, count in enumerate(counts) if kinds[t] == 1 and tensors[3 * t + 2].numel()]
     return output_count(kinds, counts) + sum(weighted) * -(-words // STATE_WORDS)
 

@@ -12,9 +12,9 @@ import torch
 import triton
 import triton.language as tl
 
-from rsuper_kernels import gpu
+from rsuper_kernels import gpu, native
 from rsuper_kernels.ops.attenuation_stats.triton_kernel import add_up_moments
-from rsuper_kernels.ops.loss_sums.op import output_count
+from rsuper_kernels.ops.loss_sums.op import STATE_WORDS, output_count, state_size
 from rsuper_kernels.ops.loss_sums.triton_terms import (
     attenuation_partials,
     attenuation_slopes,
@@ -23,7 +23,7 @@ from rsuper_kernels.ops.loss_sums.triton_terms import (
     region_partials,
     region_slopes,
 )
-from rsuper_kernels.tables import split
+from rsuper_kernels.tables import groups_of_planes, split
 from rsuper_kernels.tiles import (
     LANES,
     Tiles,
@@ -31,24 +31,23 @@ from rsuper_kernels.tiles import (
     count_bits,
     halves,
     is_last,
-    load_words,
     plane_start,
     readable,
-    tile_voxels,
-    tile_words,
+    voxels_of,
+    words_at,
 )
 
-# Terms of one launch, each with three tensors among the arguments.
-SLOTS = tl.constexpr(4)
-# What a slot holds; the first three as in op.py.
+# What a term is; the first three as in op.py.
 REGIONS, BCE_DICE, ATTENUATION, WEIGHTED_BCE_DICE, NOTHING = (tl.constexpr(kind) for kind in range(5))
 # Outputs of a group.
 SIZES = tl.constexpr((2, 6, 6, 6))
-# Of each slot, the table begins with its first output, where its target voxels before each tile are in the state, and
-# how many weights a group has.
-ENTRIES = tl.constexpr(3 * SLOTS.value)
-# Tiles whose target voxels a program counts.
-SPAN = tl.constexpr(16)
+# Terms of one launch of backward, each with three tensors among the arguments.
+SLOTS = tl.constexpr(4)
+# The table of backward begins with three numbers of each slot.
+BEGINS = tl.constexpr(3 * SLOTS.value)
+# Words between the target voxels that are counted, and how many such spans a program takes.
+SPAN = tl.constexpr(STATE_WORDS)
+SPANS = tl.constexpr(32)
 
 
 @dataclass(frozen=True)
@@ -58,13 +57,15 @@ class _Term:
     planes: list[int]
     """Of each group."""
     options: list[float]
-    first: int
-    """Of its outputs."""
+    output: int
+    """The first one."""
     starts: int
-    """In the state."""
+    """Where the state holds the target voxels before each span of each group."""
 
-    def numbers(self) -> tuple[int, int, int]:
-        return self.first, self.starts, self.tensors[2].shape[1] if self.kind == WEIGHTED_BCE_DICE.value else 0
+    @property
+    def count(self) -> int:
+        """Weights of a group."""
+        return self.tensors[2].shape[1] if self.kind == WEIGHTED_BCE_DICE.value else 0
 
 
 def loss_sums(
@@ -79,8 +80,8 @@ def loss_sums(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The sums of all terms, flat, and the same in float64 with what backward wants to know; see reference.py."""
     logits, tiles = logits.contiguous(), Tiles(logits)
-    terms, size = _terms(logits, tiles, tensors, kinds, counts, sample, channel, options)
-    outputs = output_count(kinds, counts)
+    terms = _terms(logits, tiles, tensors, kinds, counts, sample, channel, options)
+    outputs, size = output_count(kinds, counts), state_size(logits, tensors, kinds, counts)
     if tiles.count == 0 or outputs == 0:
         return logits.new_zeros(outputs, dtype=torch.float32), logits.new_zeros(size, dtype=torch.float64)
     sums = logits.new_empty(outputs, dtype=torch.float32)
@@ -90,20 +91,28 @@ def loss_sums(
     for term in terms:
         if term.kind == WEIGHTED_BCE_DICE.value:
             _count_targets(term, tiles, state, counters)
-    for some in _launches(terms):
-        table, active = _table(some, tiles.planes, logits.device)
+        planes = sorted(set(term.planes))
+        first, second, extra = term.tensors
         gpu.launch_triton(
             loss_sums_fwd_kernel,
-            (tiles.count, len(active)),
+            (tiles.count, len(planes)),
             logits=logits,
             partials=partials,
             sums=sums,
             state=state,
             counters=counters,
-            table=table,
-            active=gpu.table(active, torch.int64, logits.device),
-            **_slots(some, table, activation),
+            table=gpu.table(groups_of_planes(term.planes, planes), torch.int32, logits.device),
+            settings=gpu.table(term.options, torch.float64, logits.device),
+            first=first,
+            second=second,
+            extra=extra,
+            output=term.output,
+            starts=term.starts,
+            count=term.count,
+            KIND=term.kind,
+            SIGMOID=activation == "sigmoid",
             channels=logits.shape[1],
+            spans=_spans(tiles),
             **tiles.arguments(),
         )
     return sums, state
@@ -123,13 +132,14 @@ def loss_sums_backward(
 ) -> torch.Tensor:
     """Gradient of the logits; see reference.py."""
     logits, tiles = logits.contiguous(), Tiles(logits)
-    terms, _ = _terms(logits, tiles, tensors, kinds, counts, sample, channel, options)
-    launches = _launches(terms)
+    terms = _terms(logits, tiles, tensors, kinds, counts, sample, channel, options)
+    # one launch without any term writes a gradient of zeros
+    launches = [terms[start : start + SLOTS.value] for start in range(0, len(terms), SLOTS.value)] or [[]]
     # rounded once, after the last launch
     out = torch.empty_like(logits, dtype=logits.dtype if len(launches) == 1 else torch.float32)
     grad = grad.float().contiguous()
     for index, some in enumerate(launches):
-        table, _ = _table(some, tiles.planes, logits.device)
+        table = _table_of_slots(some, tiles.planes, logits.device)
         gpu.launch_triton(
             loss_sums_bwd_kernel,
             (tiles.count, tiles.planes),
@@ -141,6 +151,7 @@ def loss_sums_backward(
             ADD=index > 0,
             **_slots(some, table, activation),
             channels=logits.shape[1],
+            spans=_spans(tiles),
             **tiles.arguments(),
         )
     return out.to(logits.dtype)
@@ -155,55 +166,51 @@ def _terms(
     sample: Sequence[int],
     channel: Sequence[int],
     options: Sequence[float],
-) -> tuple[list[_Term], int]:
-    """The terms that have groups, and the length of the state."""
-    terms, first, starts = [], 0, output_count(kinds, counts)
+) -> list[_Term]:
+    """The terms that have groups."""
+    terms, output, starts = [], 0, output_count(kinds, counts)
     for t, (kind, samples, channels) in enumerate(
         zip(kinds, split(sample, counts), split(channel, counts), strict=True)
     ):
         masks, extra = [halves(words) for words in tensors[3 * t : 3 * t + 2]], readable(tensors[3 * t + 2])
         weighted = kind == BCE_DICE.value and extra.numel() > 0
-        planes = [b * logits.shape[1] + c for b, c in zip(samples, channels, strict=True)]
+        planes = native.planes_of(logits, samples, channels)
         if planes:
             kind = WEIGHTED_BCE_DICE.value if weighted else kind
-            terms.append(_Term(kind, [*masks, extra], planes, list(options[3 * t : 3 * t + 3]), first, starts))
-            first += SIZES.value[kind] * len(planes)
-            starts += tiles.count * len(planes) if weighted else 0
-    return terms, starts
+            terms.append(_Term(kind, [*masks, extra], planes, list(options[3 * t : 3 * t + 3]), output, starts))
+            output += SIZES.value[kind] * len(planes)
+            starts += _spans(tiles) * len(planes) if weighted else 0
+    return terms
 
 
-def _launches(terms: Sequence[_Term]) -> list[Sequence[_Term]]:
-    """As many terms as a launch takes, and again; one launch without any writes a gradient of zeros."""
-    return [terms[start : start + SLOTS.value] for start in range(0, max(len(terms), 1), SLOTS.value)]
+def _spans(tiles: Tiles) -> int:
+    return -(-tiles.words // SPAN.value)
 
 
 def _count_targets(term: _Term, tiles: Tiles, state: torch.Tensor, counters: torch.Tensor) -> None:
-    sizes = {name: tiles.arguments()[name] for name in ("words", "row_words", "mask_words", "TILE")}
     gpu.launch_triton(
         target_starts_kernel,
-        (-(-tiles.count // SPAN.value), len(term.planes)),
+        (-(-_spans(tiles) // SPANS.value), len(term.planes)),
         targets=term.tensors[0],
-        starts=state[term.starts :],
+        state=state,
         counters=counters,
-        tiles=tiles.count,
-        **sizes,
+        starts=term.starts,
+        spans=_spans(tiles),
+        words=tiles.words,
+        row_words=tiles.row_words,
+        mask_words=tiles.mask_words,
     )
 
 
-def _table(terms: Sequence[_Term], planes: int, device: torch.device) -> tuple[torch.Tensor, list[int]]:
-    """What the kernels look up, and the planes that have groups.
-
-    The numbers of each slot; where the groups of each plane and slot begin; those groups.
-    """
+def _table_of_slots(terms: Sequence[_Term], planes: int, device: torch.device) -> torch.Tensor:
+    """The numbers of each slot, where the groups of each plane and slot begin and end, the groups."""
     groups: list[list[int]] = [[] for _ in range(planes * SLOTS.value)]
     for slot, term in enumerate(terms):
         for group, plane in enumerate(term.planes):
             groups[plane * SLOTS.value + slot].append(group)
-    numbers = [term.numbers() for term in terms] + [(0, 0, 0)] * (SLOTS.value - len(terms))
-    first = ENTRIES.value + len(groups) + 1
-    begins = list(itertools.accumulate((len(entries) for entries in groups), initial=first))
-    table = [*itertools.chain(*numbers), *begins, *itertools.chain(*groups)]
-    return gpu.table(table, torch.int64, device), sorted({plane for term in terms for plane in term.planes})
+    numbers = [(term.output, term.starts, term.count) for term in terms] + [(0, 0, 0)] * (SLOTS.value - len(terms))
+    begins = itertools.accumulate((len(some) for some in groups), initial=BEGINS.value + len(groups) + 1)
+    return gpu.table([*itertools.chain(*numbers), *begins, *itertools.chain(*groups)], torch.int32, device)
 
 
 def _slots(terms: Sequence[_Term], unused: torch.Tensor, activation: str) -> dict[str, Any]:
@@ -215,132 +222,108 @@ def _slots(terms: Sequence[_Term], unused: torch.Tensor, activation: str) -> dic
         arguments.update(zip(names, tensors, strict=True))
     options = [option for term in terms for option in term.options]
     kinds = [term.kind for term in terms] + [NOTHING.value] * (SLOTS.value - len(terms))
-    arguments["options"] = gpu.table(options, torch.float64, unused.device)
+    arguments["settings"] = gpu.table(options, torch.float64, unused.device)
     return {**arguments, "KINDS": tuple(kinds), "SIGMOID": activation == "sigmoid"}
 
 
 @triton.jit
-def target_starts_kernel(targets, starts, counters, words, row_words, mask_words, tiles, TILE: tl.constexpr):
-    """Target voxels of each group before each tile, (groups, tiles)."""
+def target_starts_kernel(targets, state, counters, starts, spans, words, row_words, mask_words):
+    """Target voxels of each group before each span, (groups, spans) from `starts` on in the state."""
     group = tl.program_id(1)
-    tile = tl.program_id(0) * SPAN + tl.arange(0, SPAN)
-    word = tile[:, None] * TILE + tl.arange(0, TILE)[None, :]
+    span = tl.program_id(0) * SPANS + tl.arange(0, SPANS)
+    word = span[:, None] * SPAN + tl.arange(0, SPAN)[None, :]
     row = word // row_words
     index = row * ((row_words + 1) // 2 * 2) + word - row * row_words
     held = tl.load(targets + group.to(tl.int64) * mask_words + index, mask=word < words, other=0)
-    starts += group.to(tl.int64) * tiles
-    tl.store(starts + tile, tl.sum(count_bits(held), axis=1).to(tl.float64), mask=tile < tiles)
+    state += starts + group.to(tl.int64) * spans
+    tl.store(state + span, tl.sum(count_bits(held), axis=1).to(tl.float64), mask=span < spans)
     if is_last(counters + group, tl.num_programs(0)):
         before = tl.zeros((1,), tl.float64)
-        for start in range(0, tiles, 1024):
-            tile = start + tl.arange(0, 1024)
-            counts = tl.load(starts + tile, mask=tile < tiles, other=0, cache_modifier=".cg")
-            tl.store(starts + tile, before + tl.cumsum(counts, 0) - counts, mask=tile < tiles)
+        for start in range(0, spans, 1024):
+            some = start + tl.arange(0, 1024)
+            counts = tl.load(state + some, mask=some < spans, other=0, cache_modifier=".cg")
+            tl.store(state + some, before + tl.cumsum(counts, 0) - counts, mask=some < spans)
             before += tl.sum(counts, keep_dims=True)
 
 
 @triton.jit
 def loss_sums_fwd_kernel(
-    logits, partials, sums, state, counters, table, active, options,
-    first0, second0, extra0, first1, second1, extra1, first2, second2, extra2, first3, second3, extra3,
-    channels, words, row_words, mask_words, voxels, width,
-    KINDS: tl.constexpr, SIGMOID: tl.constexpr,
-    TILE: tl.constexpr, VECTOR: tl.constexpr, ALIGNED: tl.constexpr, DENSE: tl.constexpr,
+    logits, partials, sums, state, counters, table, settings, first, second, extra, output, starts, count,
+    channels, spans, words, row_words, mask_words, voxels, width,
+    KIND: tl.constexpr, SIGMOID: tl.constexpr,
+    TILE: tl.constexpr, PART: tl.constexpr, VECTOR: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Sums of the groups of each active plane of logits; rows of `first` and `second` are the masks of a slot."""
-    tile, tiles = tl.program_id(0), tl.num_programs(0)
-    plane = tl.load(active + tl.program_id(1))
-    x = logits + plane_start(plane, voxels, ALIGNED)
-    index, row, place, exists = tile_words(tile, words, row_words, TILE, DENSE)
-    offsets, inside = tile_voxels(row, place, exists, width, ALIGNED, DENSE)
-    firsts, seconds = (first0, first1, first2, first3), (second0, second1, second2, second3)
-    extras = (extra0, extra1, extra2, extra3)
-    begins = table + ENTRIES + plane * SLOTS
-    for slot in tl.static_range(SLOTS):
-        if KINDS[slot] != NOTHING:
-            output, starts, count = (
-                tl.load(table + 3 * slot),
-                tl.load(table + 3 * slot + 1),
-                tl.load(table + 3 * slot + 2),
-            )
-            for entry in range(tl.load(begins + slot), tl.load(begins + slot + 1)):
-                group = tl.load(table + entry)
-                out = partials + (output + group * SIZES[KINDS[slot]]) * tiles + tile
-                first = load_words(firsts[slot], group, mask_words, index, exists)
-                if KINDS[slot] == REGIONS:
-                    region_partials(x, offsets, inside, first, out, tiles, SIGMOID, VECTOR)
-                else:
-                    second = load_words(seconds[slot], group, mask_words, index, exists)
-                    if KINDS[slot] == ATTENUATION:
-                        ct = extras[slot] + plane_start(plane // channels, voxels, ALIGNED)
-                        attenuation_partials(
-                            x, offsets, inside, ct, first, second, options + 3 * slot, out, tiles, SIGMOID, VECTOR
-                        )
-                    else:
-                        bce_dice_partials(
-                            x, offsets, inside, first, second,
-                            extras[slot] + group * count, count, state + starts + group * tiles + tile, out, tiles,
-                            KINDS[slot] == WEIGHTED_BCE_DICE, SIGMOID, VECTOR,
-                        )  # fmt: skip
+    """Sums of the groups of a term, on the planes of logits where it has any."""
+    tile, tiles, sizes = tl.program_id(0), tl.num_programs(0), (words, row_words, width)
+    plane, begins = tl.load(table + tl.program_id(1)), table + tl.num_programs(1) + tl.program_id(1)
+    x = logits + plane_start(plane, voxels, ROWS)
+    for entry in range(tl.load(begins), tl.load(begins + 1)):
+        group = tl.load(table + entry).to(tl.int64)
+        first_mask, second_mask = first + group * mask_words, second + group * mask_words
+        out = partials + (output + group * SIZES[KIND]) * tiles + tile
+        if KIND == REGIONS:
+            region_partials(x, tile * TILE, sizes, first_mask, out, tiles, SIGMOID, TILE, PART, VECTOR, ROWS)
+        elif KIND == ATTENUATION:
+            attenuation_partials(
+                x, tile * TILE, sizes, extra + plane_start(plane // channels, voxels, ROWS), first_mask, second_mask,
+                settings, out, tiles, SIGMOID, TILE, PART, VECTOR, ROWS,
+            )  # fmt: skip
+        else:
+            bce_dice_partials(
+                x, tile * TILE, sizes, first_mask, second_mask,
+                extra + group * count, count, state + starts + group * spans + tile * TILE // SPAN, out, tiles,
+                KIND == WEIGHTED_BCE_DICE, SIGMOID, TILE, PART, VECTOR, ROWS,
+            )  # fmt: skip
     if is_last(counters + tl.program_id(1), tiles):
-        for slot in tl.static_range(SLOTS):
-            if KINDS[slot] != NOTHING:
-                output = tl.load(table + 3 * slot)
-                for entry in range(tl.load(begins + slot), tl.load(begins + slot + 1)):
-                    at = output + tl.load(table + entry) * SIZES[KINDS[slot]]
-                    if KINDS[slot] == ATTENUATION:
-                        eps = tl.load(options + 3 * slot + 2)
-                        add_up_moments(partials + at * tiles, tiles, eps, sums + at, state + at)
-                    else:
-                        add_up(partials + at * tiles, tiles, sums + at, state + at, SIZES[KINDS[slot]])
+        for entry in range(tl.load(begins), tl.load(begins + 1)):
+            at = output + tl.load(table + entry).to(tl.int64) * SIZES[KIND]
+            if KIND == ATTENUATION:
+                add_up_moments(partials + at * tiles, tiles, tl.load(settings + 2), sums + at, state + at)
+            else:
+                add_up(partials + at * tiles, tiles, sums + at, state + at, SIZES[KIND])
 
 
 @triton.jit
 def loss_sums_bwd_kernel(
-    grad, logits, out, state, table, options,
+    grad, logits, out, state, table, settings,
     first0, second0, extra0, first1, second1, extra1, first2, second2, extra2, first3, second3, extra3,
-    channels, words, row_words, mask_words, voxels, width,
+    channels, spans, words, row_words, mask_words, voxels, width,
     KINDS: tl.constexpr, SIGMOID: tl.constexpr, ADD: tl.constexpr,
-    TILE: tl.constexpr, VECTOR: tl.constexpr, ALIGNED: tl.constexpr, DENSE: tl.constexpr,
+    TILE: tl.constexpr, PART: tl.constexpr, VECTOR: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Gradient of every plane of logits, and what `out` holds already if ADD."""
-    tile, tiles = tl.program_id(0), tl.num_programs(0)
-    plane = tl.program_id(1).to(tl.int64)
-    x = logits + plane_start(plane, voxels, ALIGNED)
-    index, row, place, exists = tile_words(tile, words, row_words, TILE, DENSE)
-    offsets, inside = tile_voxels(row, place, exists, width, ALIGNED, DENSE)
-    out += plane_start(plane, voxels, ALIGNED)
+    tile, sizes, plane = tl.program_id(0), (words, row_words, width), tl.program_id(1)
+    x, begins = logits + plane_start(plane, voxels, ROWS), table + BEGINS + plane * SLOTS
+    out += plane_start(plane, voxels, ROWS)
     firsts, seconds = (first0, first1, first2, first3), (second0, second1, second2, second3)
     extras = (extra0, extra1, extra2, extra3)
-    begins = table + ENTRIES + plane * SLOTS
-    slopes = tl.zeros((TILE, LANES), tl.float32)
-    for slot in tl.static_range(SLOTS):
-        if KINDS[slot] != NOTHING:
-            output, starts, count = (
-                tl.load(table + 3 * slot),
-                tl.load(table + 3 * slot + 1),
-                tl.load(table + 3 * slot + 2),
-            )
-            for entry in range(tl.load(begins + slot), tl.load(begins + slot + 1)):
-                group = tl.load(table + entry)
-                at = output + group * SIZES[KINDS[slot]]
-                first = load_words(firsts[slot], group, mask_words, index, exists)
-                if KINDS[slot] == REGIONS:
-                    slopes = region_slopes(slopes, x, offsets, inside, first, grad + at, SIGMOID, VECTOR)
-                else:
-                    second = load_words(seconds[slot], group, mask_words, index, exists)
-                    if KINDS[slot] == ATTENUATION:
-                        ct = extras[slot] + plane_start(plane // channels, voxels, ALIGNED)
+    for part in range(tile * TILE, tl.minimum(tile * TILE + TILE, words), PART):
+        slopes = tl.zeros((PART, LANES), tl.float32)
+        for slot in tl.static_range(SLOTS):
+            if KINDS[slot] != NOTHING:
+                numbers = table + 3 * slot
+                output, starts, count = tl.load(numbers), tl.load(numbers + 1), tl.load(numbers + 2)
+                for entry in range(tl.load(begins + slot), tl.load(begins + slot + 1)):
+                    group = tl.load(table + entry).to(tl.int64)
+                    first, second = firsts[slot] + group * mask_words, seconds[slot] + group * mask_words
+                    at = output + group * SIZES[KINDS[slot]]
+                    if KINDS[slot] == REGIONS:
+                        slopes = region_slopes(slopes, x, part, sizes, first, grad + at, SIGMOID, PART, VECTOR, ROWS)
+                    elif KINDS[slot] == ATTENUATION:
+                        ct = extras[slot] + plane_start(plane // channels, voxels, ROWS)
                         slopes = attenuation_slopes(
-                            slopes, x, offsets, inside, ct, first, second, options + 3 * slot, state + at, grad + at,
-                            SIGMOID, VECTOR,
+                            slopes, x, part, sizes, ct, first, second, settings + 3 * slot, state + at, grad + at,
+                            SIGMOID, PART, VECTOR, ROWS,
                         )  # fmt: skip
                     else:
                         slopes = bce_dice_slopes(
-                            slopes, x, offsets, inside, first, second,
-                            extras[slot] + group * count, count, state + starts + group * tiles + tile, grad + at,
-                            KINDS[slot] == WEIGHTED_BCE_DICE, SIGMOID, VECTOR,
+                            slopes, x, part, sizes, first, second,
+                            extras[slot] + group * count, count, state + starts + group * spans + part // SPAN,
+                            grad + at,
+                            KINDS[slot] == WEIGHTED_BCE_DICE, SIGMOID, SPAN, PART, VECTOR, ROWS,
                         )  # fmt: skip
-    if ADD:
-        slopes += tl.load(out + offsets, mask=inside, other=0)
-    tl.store(out + offsets, slopes.to(out.dtype.element_ty), mask=inside)
+        _, row, place, exists = words_at(part, sizes, PART, ROWS)
+        offsets, inside = voxels_of(row, place, exists, sizes, ROWS)
+        if ADD:
+            slopes += tl.load(out + offsets, mask=inside, other=0)
+        tl.store(out + offsets, slopes.to(out.dtype.element_ty), mask=inside)

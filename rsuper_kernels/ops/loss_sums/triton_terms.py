@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one group of a term adds to a tile of its plane, where masks are bits: partial sums, and slopes."""
+"""What one group of a term adds to its plane, where masks are bits: partial sums of a tile, and slopes of a part of it.
+
+`x` is the plane, `first` the first word; `sizes` are the words of a plane and of a row, and the width.
+"""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from rsuper_kernels.ops.attenuation_stats.triton_kernel import evaluate, moments, slope_of, soft_masks
+from rsuper_kernels.ops.attenuation_stats.triton_kernel import evaluate, slope_of, soft_masks, with_moments
 from rsuper_kernels.ops.masked_bce_dice.triton_kernel import plain_entropies, plain_slopes
 from rsuper_kernels.tiles import (
     LANES,
@@ -14,148 +17,189 @@ from rsuper_kernels.tiles import (
     bits_of,
     count_bits,
     load_voxels,
+    load_words,
     log_of_one_plus,
     logistic,
     probability,
     probability_slope,
-    sum_of_logs,
+    thread_products,
+    thread_sums,
+    thread_zeros,
 )
 
 
 @triton.jit
-def region_partials(plane, offsets, inside, region, out, stride, SIGMOID: tl.constexpr, VECTOR: tl.constexpr):
+def region_partials(
+    x, first, sizes, region, out, stride,
+    SIGMOID: tl.constexpr, TILE: tl.constexpr, PART: tl.constexpr, VECTOR: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
     """Probability and voxels of a region; `out` has room for a number every `stride`."""
-    voxels = tl.sum(count_bits(region))
-    total = 0.0
+    voxels = tl.sum(count_bits(load_words(region, first, sizes, TILE, ROWS)))
+    total = thread_zeros(PART, VECTOR)
     if voxels > 0:
-        x = load_voxels(plane, offsets, inside, region)
-        total = tl.sum(tl.where(bits_of(region), probability(x, SIGMOID, VECTOR == 4), 0.0))
-    tl.store(out, total)
+        for part in range(first, tl.minimum(first + TILE, sizes[0]), PART):
+            words = load_words(region, part, sizes, PART, ROWS)
+            p = probability(load_voxels(x, words, part, sizes, ROWS), SIGMOID, VECTOR == 4)
+            total = thread_sums(total, tl.where(bits_of(words, VECTOR), p, 0.0), VECTOR)
+    tl.store(out, tl.sum(total))
     tl.store(out + stride, voxels.to(tl.float32))
 
 
 @triton.jit
-def region_slopes(slopes, plane, offsets, inside, region, grad, SIGMOID: tl.constexpr, VECTOR: tl.constexpr):
+def region_slopes(
+    slopes, x, first, sizes, region, grad,
+    SIGMOID: tl.constexpr, PART: tl.constexpr, VECTOR: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
     """`slopes` and those of a region's probability, whose gradient is at `grad`."""
-    if tl.sum(count_bits(region)) > 0:
-        x = load_voxels(plane, offsets, inside, region)
-        slopes += tl.where(bits_of(region), tl.load(grad) * probability_slope(x, SIGMOID, VECTOR == 4), 0.0)
+    words = load_words(region, first, sizes, PART, ROWS)
+    if tl.max((words != 0).to(tl.int32)) > 0:
+        slope = probability_slope(load_voxels(x, words, first, sizes, ROWS), SIGMOID, VECTOR == 4)
+        slopes += tl.where(bits_of(words, VECTOR), tl.load(grad) * slope, 0.0)
     return slopes
 
 
 @triton.jit
-def weights_of(weights, count, before, targets):
-    """Weights (TILE, LANES) of target voxels, `before` points to how many come before the tile; 0 for other voxels."""
+def weights_of(weights, count, before, targets, VECTOR: tl.constexpr):
+    """Weights (words, LANES) of target voxels, `before` of which come earlier; 0 for other voxels."""
     counts = count_bits(targets)
     below = (tl.full((1, LANES), 1, tl.int32) << tl.arange(0, LANES)[None, :]) - 1
     order = (tl.cumsum(counts, 0) - counts)[:, None] + count_bits(targets[:, None] & below)
     # fewer weights than target voxels are refused on the CPU; here the last one serves the others
-    place = tl.minimum(tl.load(before).to(tl.int64) + order, count - 1)
-    return tl.load(weights + place, mask=bits_of(targets), other=0).to(tl.float32)
+    place = tl.minimum(before + order, count - 1)
+    return tl.load(weights + place, mask=bits_of(targets, VECTOR), other=0).to(tl.float32)
 
 
 @triton.jit
 def bce_dice_partials(
-    plane, offsets, inside, targets, known, weights, count, before, out, stride,
-    WEIGHTED: tl.constexpr, SIGMOID: tl.constexpr, VECTOR: tl.constexpr,
+    x, first, sizes, targets, known, weights, count, before, out, stride,
+    WEIGHTED: tl.constexpr, SIGMOID: tl.constexpr, TILE: tl.constexpr, PART: tl.constexpr, VECTOR: tl.constexpr,
+    ROWS: tl.constexpr,
 ):  # fmt: skip
-    """The six sums of masked cross-entropy and Dice."""
-    voxels = tl.sum(count_bits(known))
-    positives = tl.sum(count_bits(targets & known))
-    positive, negative, tp, fp, fn = 0.0, 0.0, 0.0, 0.0, 0.0
+    """The six sums of masked cross-entropy and Dice; `before` points to the number of earlier targets."""
+    known_words = load_words(known, first, sizes, TILE, ROWS)
+    voxels = tl.sum(count_bits(known_words))
+    held = load_words(targets, first, sizes, TILE, ROWS) & known_words if SIGMOID else known_words
+    positive, negative, tp, fp, fn, target_logs, other_logs = (thread_zeros(PART, VECTOR),) * 7
     if voxels > 0:
-        x = load_voxels(plane, offsets, inside, known)
-        if not SIGMOID:
-            is_known, target = bits_of(known), bits_of(targets & known)
-            p = tl.where(is_known, x, 0.5)
-            of_target, of_background = plain_entropies(p)
-            if WEIGHTED:
-                of_target *= weights_of(weights, count, before, targets)
-            background = is_known & (target == 0)
-            positive = tl.sum(tl.where(target, of_target, 0.0))
-            negative = tl.sum(tl.where(background, of_background, 0.0))
-            tp = tl.sum(tl.where(target, p, 0.0))
-            fp = tl.sum(tl.where(background, p, 0.0))
-            fn = tl.sum(tl.where(target, 1 - p, 0.0))
-        elif positives == 0:
-            y = tl.where(bits_of(known), x, OUTSIDE)
-            t, p, _ = logistic(y, VECTOR == 4)
-            negative = tl.sum(tl.maximum(y, 0.0)) + sum_of_logs(t, VECTOR)
-            fp = tl.sum(p)
+        if tl.max((held != 0).to(tl.int32)) == 0:
+            for part in range(first, tl.minimum(first + TILE, sizes[0]), PART):
+                k = load_words(known, part, sizes, PART, ROWS)
+                y = tl.where(bits_of(k, VECTOR), load_voxels(x, k, part, sizes, ROWS), OUTSIDE)
+                t, p, _ = logistic(y, VECTOR == 4)
+                negative = thread_sums(negative, tl.maximum(y, 0.0), VECTOR)
+                other_logs = thread_products(other_logs, t, VECTOR)
+                fp = thread_sums(fp, p, VECTOR)
         else:
-            target = bits_of(targets)
-            # of targets, 1 - p is what p is of other voxels
-            y = tl.where(bits_of(known), tl.where(target, -x, x), OUTSIDE)
-            t, wrong, right = logistic(y, VECTOR == 4)
-            entropy = tl.maximum(y, 0.0) + log_of_one_plus(t)
-            negative = tl.sum(tl.where(target, 0.0, entropy))
-            fp = tl.sum(tl.where(target, 0.0, wrong))
-            fn = tl.sum(tl.where(target, wrong, 0.0))
-            tp = tl.sum(tl.where(bits_of(targets & known), right, 0.0))
-            if WEIGHTED:
-                entropy *= weights_of(weights, count, before, targets)
-            positive = tl.sum(tl.where(target, entropy, 0.0))
-    tl.store(out, positive)
-    tl.store(out + stride, negative)
-    tl.store(out + 2 * stride, tp)
-    tl.store(out + 3 * stride, fp)
-    tl.store(out + 4 * stride, fn)
+            earlier = tl.load(before).to(tl.int32) if WEIGHTED else 0
+            for part in range(first, tl.minimum(first + TILE, sizes[0]), PART):
+                k = load_words(known, part, sizes, PART, ROWS)
+                of_targets = load_words(targets, part, sizes, PART, ROWS)
+                target, voxel = bits_of(of_targets & k, VECTOR), load_voxels(x, k, part, sizes, ROWS)
+                if SIGMOID:
+                    # of targets, 1 - p is what p is of other voxels
+                    y = tl.where(bits_of(k, VECTOR), tl.where(target, -voxel, voxel), OUTSIDE)
+                    t, wrong, right = logistic(y, VECTOR == 4)
+                    linear = tl.maximum(y, 0.0)
+                    negative = thread_sums(negative, tl.where(target, 0.0, linear), VECTOR)
+                    other_logs = thread_products(other_logs, tl.where(target, 0.0, t), VECTOR)
+                    if WEIGHTED:
+                        entropy = (linear + log_of_one_plus(t)) * weights_of(
+                            weights, count, earlier, of_targets, VECTOR
+                        )
+                        positive = thread_sums(positive, tl.where(target, entropy, 0.0), VECTOR)
+                    else:
+                        positive = thread_sums(positive, tl.where(target, linear, 0.0), VECTOR)
+                        target_logs = thread_products(target_logs, tl.where(target, t, 0.0), VECTOR)
+                    fp = thread_sums(fp, tl.where(target, 0.0, wrong), VECTOR)
+                    fn = thread_sums(fn, tl.where(target, wrong, 0.0), VECTOR)
+                    tp = thread_sums(tp, tl.where(target, right, 0.0), VECTOR)
+                else:
+                    p = tl.where(bits_of(k, VECTOR), voxel, 0.5)
+                    of_target, of_other = plain_entropies(p)
+                    if WEIGHTED:
+                        of_target *= weights_of(weights, count, earlier, of_targets, VECTOR)
+                    other = bits_of(k & (of_targets ^ -1), VECTOR)
+                    positive = thread_sums(positive, tl.where(target, of_target, 0.0), VECTOR)
+                    negative = thread_sums(negative, tl.where(other, of_other, 0.0), VECTOR)
+                    fp = thread_sums(fp, tl.where(other, p, 0.0), VECTOR)
+                    fn = thread_sums(fn, tl.where(target, 1 - p, 0.0), VECTOR)
+                    tp = thread_sums(tp, tl.where(target, p, 0.0), VECTOR)
+                if WEIGHTED:
+                    earlier += tl.sum(count_bits(of_targets))
+    tl.store(out, tl.sum(positive + log_of_one_plus(target_logs)))
+    tl.store(out + stride, tl.sum(negative + log_of_one_plus(other_logs)))
+    tl.store(out + 2 * stride, tl.sum(tp))
+    tl.store(out + 3 * stride, tl.sum(fp))
+    tl.store(out + 4 * stride, tl.sum(fn))
     tl.store(out + 5 * stride, voxels.to(tl.float32))
 
 
 @triton.jit
 def bce_dice_slopes(
-    slopes, plane, offsets, inside, targets, known, weights, count, before, grad,
-    WEIGHTED: tl.constexpr, SIGMOID: tl.constexpr, VECTOR: tl.constexpr,
+    slopes, x, first, sizes, targets, known, weights, count, before, grad,
+    WEIGHTED: tl.constexpr, SIGMOID: tl.constexpr, SPAN: tl.constexpr, PART: tl.constexpr, VECTOR: tl.constexpr,
+    ROWS: tl.constexpr,
 ):  # fmt: skip
-    """`slopes` and those of the six sums, whose gradients are at `grad`."""
-    if tl.sum(count_bits(known)) > 0:
-        x = load_voxels(plane, offsets, inside, known)
+    """`slopes` and those of the six sums, whose gradients are at `grad`; `before` counts up to a multiple of SPAN."""
+    k = load_words(known, first, sizes, PART, ROWS)
+    of_targets = load_words(targets, first, sizes, PART, ROWS)
+    # 1 where there is no target, which is shorter with the logistic function; 0 where nothing is known
+    held = tl.max(tl.where(k != 0, tl.where(of_targets & k != 0, 2, 1 if SIGMOID else 2), 0))
+    if held > 0:
+        voxel = load_voxels(x, k, first, sizes, ROWS)
         positive, negative = tl.load(grad), tl.load(grad + 1)
-        of_target, of_background = tl.load(grad + 2) - tl.load(grad + 4), tl.load(grad + 3)
-        if not SIGMOID:
-            target = bits_of(targets)
-            if WEIGHTED:
-                positive *= weights_of(weights, count, before, targets)
-            of_p, of_q = plain_slopes(tl.where(bits_of(known), x, 0.5))
-            entropy = tl.where(target, positive * of_p, negative * of_q)
-            slopes += tl.where(bits_of(known), entropy + tl.where(target, of_target, of_background), 0.0)
-        elif tl.sum(count_bits(targets & known)) == 0:
-            _, p, q = logistic(tl.where(bits_of(known), x, OUTSIDE), VECTOR == 4)
-            slopes += p * (negative + of_background * q)
+        of_target, of_other = tl.load(grad + 2) - tl.load(grad + 4), tl.load(grad + 3)
+        if held == 1:
+            _, p, q = logistic(tl.where(bits_of(k, VECTOR), voxel, OUTSIDE), VECTOR == 4)
+            slopes += p * (negative + of_other * q)
         else:
-            target = bits_of(targets)
+            target = bits_of(of_targets, VECTOR)
             if WEIGHTED:
-                positive *= weights_of(weights, count, before, targets)
-            # of targets, 1 - p is what p is of other voxels
-            _, wrong, right = logistic(tl.where(bits_of(known), tl.where(target, -x, x), OUTSIDE), VECTOR == 4)
-            entropy = tl.where(target, -positive, negative)
-            slopes += wrong * (entropy + tl.where(target, of_target, of_background) * right)
+                start = first // SPAN * SPAN
+                earlier = tl.load(before).to(tl.int32)
+                for part in range(start, first, PART):
+                    earlier += tl.sum(count_bits(load_words(targets, part, sizes, PART, ROWS)))
+                of_positive = positive * weights_of(weights, count, earlier, of_targets, VECTOR)
+            else:
+                of_positive = tl.full(voxel.shape, positive, tl.float32)
+            if SIGMOID:
+                # of targets, 1 - p is what p is of other voxels
+                y = tl.where(bits_of(k, VECTOR), tl.where(target, -voxel, voxel), OUTSIDE)
+                _, wrong, right = logistic(y, VECTOR == 4)
+                entropy = tl.where(target, -of_positive, negative)
+                slopes += wrong * (entropy + tl.where(target, of_target, of_other) * right)
+            else:
+                slope_positive, slope_negative = plain_slopes(tl.where(bits_of(k, VECTOR), voxel, 0.5))
+                entropy = tl.where(target, of_positive * slope_positive, negative * slope_negative)
+                slopes += tl.where(bits_of(k, VECTOR), entropy + tl.where(target, of_target, of_other), 0.0)
     return slopes
 
 
 @triton.jit
-def load_ct(ct, offsets, inside, words, window):
-    """CT of a tile, clipped."""
+def load_ct(ct, words, first, sizes, window, ROWS: tl.constexpr):
+    """Clipped CT of some words."""
     low, high = tl.load(window).to(tl.float32), tl.load(window + 1).to(tl.float32)
-    return tl.minimum(tl.maximum(load_voxels(ct, offsets, inside, words), low), high)
+    return tl.minimum(tl.maximum(load_voxels(ct, words, first, sizes, ROWS), low), high)
 
 
 @triton.jit
 def attenuation_partials(
-    plane, offsets, inside, ct, tumour, organ, window, out, stride, SIGMOID: tl.constexpr, VECTOR: tl.constexpr
-):
+    x, first, sizes, ct, tumour, organ, window, out, stride,
+    SIGMOID: tl.constexpr, TILE: tl.constexpr, PART: tl.constexpr, VECTOR: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
     """Weight, mean and squares about the mean of the CT under the soft masks of tumour and organ."""
-    either = tumour | organ
+    either = load_words(tumour, first, sizes, TILE, ROWS) | load_words(organ, first, sizes, TILE, ROWS)
     weight, mean, squares, organ_weight, organ_mean, organ_squares = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    if tl.sum(count_bits(either)) > 0:
-        x = load_voxels(plane, offsets, inside, either)
-        values = load_ct(ct, offsets, inside, either, window)
-        m_tumour, m_organ = soft_masks(
-            probability(x, SIGMOID, VECTOR == 4), bits_of(tumour).to(tl.float32), bits_of(organ).to(tl.float32)
-        )
-        weight, mean, squares = moments(values, m_tumour)
-        organ_weight, organ_mean, organ_squares = moments(values, m_organ)
+    if tl.max((either != 0).to(tl.int32)) > 0:
+        for part in range(first, tl.minimum(first + TILE, sizes[0]), PART):
+            t, o = load_words(tumour, part, sizes, PART, ROWS), load_words(organ, part, sizes, PART, ROWS)
+            values = load_ct(ct, t | o, part, sizes, window, ROWS)
+            p = probability(load_voxels(x, t | o, part, sizes, ROWS), SIGMOID, VECTOR == 4)
+            m_tumour, m_organ = soft_masks(p, bits_of(t, VECTOR).to(tl.float32), bits_of(o, VECTOR).to(tl.float32))
+            weight, mean, squares = with_moments(weight, mean, squares, values, m_tumour)
+            organ_weight, organ_mean, organ_squares = with_moments(
+                organ_weight, organ_mean, organ_squares, values, m_organ
+            )
     tl.store(out, weight)
     tl.store(out + stride, mean)
     tl.store(out + 2 * stride, squares)
@@ -166,15 +210,16 @@ def attenuation_partials(
 
 @triton.jit
 def attenuation_slopes(
-    slopes, plane, offsets, inside, ct, tumour, organ, window, stats, grad, SIGMOID: tl.constexpr, VECTOR: tl.constexpr
-):
+    slopes, x, first, sizes, ct, tumour, organ, window, stats, grad,
+    SIGMOID: tl.constexpr, PART: tl.constexpr, VECTOR: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
     """`slopes` and those of the statistics `stats` of a group, whose gradients are at `grad`."""
-    if tl.sum(count_bits(tumour)) > 0:
-        x = load_voxels(plane, offsets, inside, tumour)
-        values = load_ct(ct, offsets, inside, tumour, window)
-        eps = tl.load(window + 2)
+    t = load_words(tumour, first, sizes, PART, ROWS)
+    if tl.max((t != 0).to(tl.int32)) > 0:
+        o = load_words(organ, first, sizes, PART, ROWS)
+        values, eps = load_ct(ct, t, first, sizes, window, ROWS), tl.load(window + 2)
         of_tumour = evaluate(values, slope_of(stats, grad, eps))
         of_organ = evaluate(values, slope_of(stats + 3, grad + 3, eps))
-        slope = (of_tumour - tl.where(bits_of(organ), of_organ, 0.0)) * probability_slope(x, SIGMOID, VECTOR == 4)
-        slopes += tl.where(bits_of(tumour), slope, 0.0)
+        slope = probability_slope(load_voxels(x, t, first, sizes, ROWS), SIGMOID, VECTOR == 4)
+        slopes += tl.where(bits_of(t, VECTOR), (of_tumour - tl.where(bits_of(o, VECTOR), of_organ, 0.0)) * slope, 0.0)
     return slopes

@@ -17,6 +17,7 @@ SUMS = ("positive_bce", "negative_bce", "tp", "fp", "fn", "known")
 for _op in ("masked_bce_dice", "masked_bce_dice_backward"):
     dispatch.register(_op, "reference", dispatch.Backend(f"rsuper_kernels.ops.masked_bce_dice.reference:{_op}"))
     dispatch.register_native("masked_bce_dice", _op, dtypes=native.FLOATS)
+    dispatch.register_gpu("masked_bce_dice", _op, "triton", dtypes=native.FLOATS)
 
 _INPUTS = (
     "Tensor logits, Tensor targets, Tensor known, Tensor? weights, "

@@ -1,12 +1,101 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Triton kernels of the masked cross-entropy and Dice sums."""
+"""Triton kernels of the masked cross-entropy and Dice sums: one launch in each direction, a block of voxels to a
+program."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import torch
 import triton
 import triton.language as tl
 
-from rsuper_kernels.tiles import twice_artanh
+from rsuper_kernels import gpu, native
+from rsuper_kernels.tables import groups_of_planes
+from rsuper_kernels.tiles import (
+    add_up,
+    block_arguments,
+    block_count,
+    block_of,
+    is_last,
+    load_block,
+    log_of_one_plus,
+    logistic,
+    plane_start,
+    readable,
+    twice_artanh,
+)
+
+
+def masked_bce_dice(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    known: torch.Tensor,
+    weights: torch.Tensor | None,
+    sample: Sequence[int],
+    channel: Sequence[int],
+    activation: str,
+) -> torch.Tensor:
+    """Sums (G, 6) of the planes; see reference.py."""
+    logits, blocks = logits.contiguous(), block_count(logits)
+    if blocks == 0 or not sample:
+        return logits.new_zeros(len(sample), 6, dtype=torch.float32)
+    of_group = native.planes_of(logits, sample, channel)
+    planes = sorted(set(of_group))
+    sums = logits.new_empty(len(sample), 6, dtype=torch.float32)
+    gpu.launch_triton(
+        masked_bce_dice_fwd_kernel,
+        (blocks, len(planes)),
+        logits=logits,
+        partials=logits.new_empty(len(sample), 6, blocks, dtype=torch.float32),
+        sums=sums,
+        state=logits.new_empty(len(sample), 6, dtype=torch.float64),
+        counters=gpu.counters(logits.device),
+        table=gpu.table(groups_of_planes(of_group, planes), torch.int32, logits.device),
+        **_arguments(logits, targets, known, weights, activation),
+    )
+    return sums
+
+
+def masked_bce_dice_backward(
+    grad: torch.Tensor,
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    known: torch.Tensor,
+    weights: torch.Tensor | None,
+    sample: Sequence[int],
+    channel: Sequence[int],
+    activation: str,
+) -> torch.Tensor:
+    """Gradient of the logits; see reference.py."""
+    logits = logits.contiguous()
+    out = torch.empty_like(logits)
+    planes = range(logits.shape[0] * logits.shape[1])
+    table = groups_of_planes(native.planes_of(logits, sample, channel), planes)
+    gpu.launch_triton(
+        masked_bce_dice_bwd_kernel,
+        (block_count(logits), len(planes)),
+        grad=grad.float().contiguous(),
+        logits=logits,
+        out=out,
+        table=gpu.table(table, torch.int32, logits.device),
+        **_arguments(logits, targets, known, weights, activation),
+    )
+    return out
+
+
+def _arguments(
+    logits: torch.Tensor, targets: torch.Tensor, known: torch.Tensor, weights: torch.Tensor | None, activation: str
+) -> dict[str, Any]:
+    return {
+        "targets": readable(targets),
+        "known": readable(known),
+        "weights": logits if weights is None else readable(weights),
+        "WEIGHTED": weights is not None,
+        "SIGMOID": activation == "sigmoid",
+        **block_arguments(logits),
+    }
 
 
 @triton.jit
@@ -28,3 +117,85 @@ def plain_slopes(p):
     # p (1 - p) is kept away from 0 as torch does, so that p = 0 and p = 1 have finite slopes
     scale = tl.maximum(p * (1 - p), 1e-12, propagate_nan=tl.PropagateNan.ALL)
     return (p - 1) / scale, p / scale
+
+
+@triton.jit
+def _entropies(x, SIGMOID: tl.constexpr):
+    """-log p, -log(1 - p), p and 1 - p."""
+    if SIGMOID:
+        t, p, q = logistic(x, True)
+        logs = log_of_one_plus(t)
+        return tl.maximum(-x, 0.0) + logs, tl.maximum(x, 0.0) + logs, p, q
+    of_p, of_q = plain_entropies(x)
+    return of_p, of_q, x, 1 - x
+
+
+@triton.jit
+def _slopes(x, SIGMOID: tl.constexpr):
+    """Derivatives of -log p, of -log(1 - p) and of p."""
+    if SIGMOID:
+        _, p, q = logistic(x, True)
+        return -q, p, p * q
+    of_p, of_q = plain_slopes(x)
+    return of_p, of_q, tl.full(x.shape, 1.0, tl.float32)
+
+
+@triton.jit
+def _masks(
+    targets, known, weights, group, voxels, offsets, inside,
+    WEIGHTED: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Known targets, known background, known voxels, and weights of the cross-entropy."""
+    k = load_block(known, group, voxels, offsets, inside, ROWS)
+    kt = k * load_block(targets, group, voxels, offsets, inside, ROWS)
+    w = load_block(weights, group, voxels, offsets, inside, ROWS) if WEIGHTED else 1.0
+    return kt, k - kt, k, w
+
+
+@triton.jit
+def masked_bce_dice_fwd_kernel(
+    logits, partials, sums, state, counters, table, targets, known, weights, voxels,
+    WEIGHTED: tl.constexpr, SIGMOID: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Sums of the groups of each plane of the table."""
+    block, blocks, plane = tl.program_id(0), tl.num_programs(0), tl.load(table + tl.program_id(1))
+    begins = table + tl.num_programs(1) + tl.program_id(1)
+    offsets, inside = block_of(block, voxels, BLOCK, ROWS)
+    x = load_block(logits, plane, voxels, offsets, inside, ROWS)
+    for entry in range(tl.load(begins), tl.load(begins + 1)):
+        group = tl.load(table + entry).to(tl.int64)
+        kt, kn, k, w = _masks(targets, known, weights, group, voxels, offsets, inside, WEIGHTED, ROWS)
+        of_p, of_q, p, q = _entropies(x, SIGMOID)
+        out = partials + group * 6 * blocks + block
+        tl.store(out, tl.sum(w * kt * of_p))
+        tl.store(out + blocks, tl.sum(w * kn * of_q))
+        tl.store(out + 2 * blocks, tl.sum(kt * p))
+        tl.store(out + 3 * blocks, tl.sum(kn * p))
+        tl.store(out + 4 * blocks, tl.sum(kt * q))
+        tl.store(out + 5 * blocks, tl.sum(k))
+    if is_last(counters + tl.program_id(1), blocks):
+        for entry in range(tl.load(begins), tl.load(begins + 1)):
+            first = tl.load(table + entry).to(tl.int64) * 6
+            add_up(partials + first * blocks, blocks, sums + first, state + first, 6)
+
+
+@triton.jit
+def masked_bce_dice_bwd_kernel(
+    grad, logits, out, table, targets, known, weights, voxels,
+    WEIGHTED: tl.constexpr, SIGMOID: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Gradient of every plane; those without groups are not read."""
+    plane = tl.program_id(1)
+    begin, end = tl.load(table + tl.num_programs(1) + plane), tl.load(table + tl.num_programs(1) + plane + 1)
+    offsets, inside = block_of(tl.program_id(0), voxels, BLOCK, ROWS)
+    x = load_block(logits, plane, voxels, offsets, inside & (begin < end), ROWS)
+    slopes = tl.zeros((BLOCK,), tl.float32)
+    for entry in range(begin, end):
+        group = tl.load(table + entry).to(tl.int64)
+        kt, kn, _, w = _masks(targets, known, weights, group, voxels, offsets, inside, WEIGHTED, ROWS)
+        of_p, of_q, slope = _slopes(x, SIGMOID)
+        of = grad + 6 * group
+        entropy = tl.load(of) * kt * of_p + tl.load(of + 1) * kn * of_q
+        dice = kt * (tl.load(of + 2) - tl.load(of + 4)) + kn * tl.load(of + 3)
+        slopes += w * entropy + dice * slope
+    tl.store(out + plane_start(plane, voxels, ROWS) + offsets, slopes.to(out.dtype.element_ty), mask=inside)

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import torch
 
-from rsuper_kernels.ops.ball_search.triton_kernel import fields, search
+from rsuper_kernels.ops.ball_search.fields import fields
+from rsuper_kernels.ops.ball_search.triton_kernel import search
 from rsuper_kernels.ops.ball_select.cuda import Selection, select_in_balls
 from rsuper_kernels.tables import split
 
@@ -41,12 +42,12 @@ def place_balls(
     if not ranks:
         return unions, bodies
     planes = [b * logits.shape[1] + c for b, c in zip(sample, channel, strict=True)]
-    q, boxes = fields(logits, words, [(planes[p], m) for p, m in pairs], activation, box_rows, len(mask))
+    searched, boxes = fields(logits, words, [(planes[p], m) for p, m in pairs], activation, box_rows, len(mask))
     for chosen in ranks:
         tumours = [one.tumour for one in chosen]
         sizes = [diameters[t] for t in tumours]
-        centres, _ = search(q, boxes, [one.field for one in chosen], tumours, sizes, spacing, sigma)
-        select_in_balls(q, words, unions, bodies, boxes, centres, chosen, logits.shape[2:], spacing)
+        centres, _ = search(searched, boxes, [one.field for one in chosen], tumours, sizes, spacing, sigma)
+        select_in_balls(searched.q, words, unions, bodies, boxes, centres, chosen, logits.shape[2:], spacing)
     return unions, bodies
 
 

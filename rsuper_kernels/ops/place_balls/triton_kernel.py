@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 
 from rsuper_kernels import gpu
-from rsuper_kernels.ops.ball_search.triton_kernel import fields, search
+from rsuper_kernels.ops.ball_search.fields import fields
+from rsuper_kernels.ops.ball_search.triton_kernel import search
 from rsuper_kernels.ops.ball_select.reference import ball_select
 from rsuper_kernels.ops.pack_bits.triton_kernel import pack_masks, unpack_masks
 from rsuper_kernels.tables import split
@@ -44,11 +45,11 @@ def place_balls(
         taken = unions[1].index_select(0, rows)
         free = words.index_select(0, gpu.table([mask[t] for t in chosen], torch.int64, device)) & ~taken
         pairs = [(sample[p] * logits.shape[1] + channel[p], n) for n, p in enumerate(planes)]
-        q, boxes = fields(logits, free, pairs, activation)
+        searched, boxes = fields(logits, free, pairs, activation)
         each = range(len(chosen))
-        centre, _ = search(q, boxes, each, each, [diameters[t] for t in chosen], spacing, sigma)
+        centre, _ = search(searched, boxes, each, each, [diameters[t] for t in chosen], spacing, sigma)
         selected = ball_select(
-            q,
+            searched.q,
             unpack_masks(free, logits.shape[-1]),
             centre,
             [radius for t in chosen for radius in schedules[t]],

@@ -21,6 +21,7 @@ from rsuper_kernels.checks import (
 for _op in ("region_sums", "region_sums_backward"):
     dispatch.register(_op, "reference", dispatch.Backend(f"rsuper_kernels.ops.region_sums.reference:{_op}"))
     dispatch.register_native("region_sums", _op, dtypes=native.FLOATS)
+    dispatch.register_gpu("region_sums", _op, "triton", dtypes=native.FLOATS)
 
 _TABLES = "int[] sample, int[] channel, int[] ids, int[] id_counts, str activation, str impl"
 

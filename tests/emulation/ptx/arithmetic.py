@@ -378,6 +378,14 @@ def _setp(instruction: Instruction, decoder: Decoder) -> Operation:
         plain = compare
         compare = lambda a, b: plain(values.flushed(a), values.flushed(b))  # noqa: E731
     second = instruction.operands[0].count("|") > 0
+    if kind in PACKED and combine is None:
+
+        def run_packed(m: Any, mask: Any) -> None:
+            result = compare(a(m), b(m))
+            holds(m, mask, result[:, 0])
+            holds_not(m, mask, result[:, 1])
+
+        return run_packed
     if combine is None and not second:
         return lambda m, mask: holds(m, mask, compare(a(m), b(m)))
     c = decoder.read(instruction.operands[3], "pred") if combine else None

@@ -23,10 +23,11 @@ import torch
 
 from rsuper_kernels import gpu
 from rsuper_kernels.gpu import Argument
+from tests.emulation.compiler import cache_folder
 
 _HEADER = Path(__file__).with_name("shim.h")
 _FLAGS = (
-    *("-std=c++17", "-O1", "-fPIC", "-shared", "-fvisibility=hidden"),
+    *("-std=c++17", "-O1", "-fPIC"),
     "-ffp-contract=off",  # as gpu.COMPILE_OPTIONS
     "-U_FORTIFY_SOURCE",  # jumps from stack to stack look like errors to it
     *("-Wall", "-Werror", "-Wno-unused", "-Wno-unknown-pragmas"),
@@ -88,8 +89,10 @@ def _word(argument: Argument, guarded: dict[int, _Guarded]) -> int:
     storage = argument.untyped_storage()
     if storage.nbytes() == 0:
         return 0
-    copy = guarded.setdefault(storage.data_ptr(), _Guarded(storage.data_ptr(), storage.nbytes()))
-    return copy.address + argument.data_ptr() - storage.data_ptr()
+    start = storage.data_ptr()
+    if start not in guarded:
+        guarded[start] = _Guarded(start, storage.nbytes())
+    return guarded[start].address + argument.data_ptr() - start
 
 
 class _Guarded:
@@ -134,16 +137,16 @@ def _library(path: Path, code: str, listener: Path | None = None) -> ctypes.CDLL
     listened = [] if listener is None else [listener]
     contents = [text, *_FLAGS, *(file.read_text() for file in (_HEADER, *headers, *listened))]
     name = hashlib.sha256("\0".join(contents).encode()).hexdigest()[:24]
-    folder = Path(tempfile.gettempdir()) / f"rsuper-shim-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    library = folder / f"{path.stem}-{name}.so"
+    library = cache_folder() / f"{path.stem}-{name}.so"
     if not library.exists():
-        with tempfile.TemporaryDirectory(dir=folder) as work:
+        with tempfile.TemporaryDirectory(dir=cache_folder()) as work:
             (Path(work) / "source.cpp").write_text(text)
             include = f"-I{gpu.sources() / 'include'}"
-            announce = ["-fsanitize=thread"] if listened else []
-            command = ["g++", *_FLAGS, *announce, "-c", include, f"-I{path.parent}", "-o", f"{work}/source.o"]
+            # hidden: each library has a machine of its own
+            own = ["-c", "-fvisibility=hidden", *(["-fsanitize=thread"] if listened else [])]
+            command = ["g++", *_FLAGS, *own, include, f"-I{path.parent}", "-o", f"{work}/source.o"]
             subprocess.run([*command, f"{work}/source.cpp"], check=True)
-            subprocess.run(["g++", *_FLAGS, f"{work}/source.o", *listened, "-o", f"{work}/out.so"], check=True)
+            command = ["g++", *_FLAGS, "-shared", f"{work}/source.o", *listened, "-o", f"{work}/out.so"]
+            subprocess.run(command, check=True)
             os.replace(f"{work}/out.so", library)  # whole, also for those who compile it at the same time
     return ctypes.CDLL(str(library))
