@@ -9,7 +9,8 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,6 +46,7 @@ class TritonKernel:
     warps: int
     variant: str
     """Types of tensors and values of constants, for people."""
+    grid: tuple[int, ...] = field(compare=False)
 
     @property
     def name(self) -> str:
@@ -57,6 +59,10 @@ class CudaKernel:
 
     source: str
     name: str
+    grid: tuple[int, ...] = field(compare=False)
+    threads: int = field(compare=False)
+    arguments: tuple[Any, ...] = field(compare=False)
+    shared: int = field(compare=False)
 
 
 class Recorder:
@@ -78,7 +84,7 @@ class Recorder:
         variant = _variant(described, constants)
         if (target, variant, warps) not in self._seen:
             self._seen.add((target, variant, warps))
-            self.kernels[TritonKernel(target, described, warps, variant)] = None
+            self.kernels[TritonKernel(target, described, warps, variant, grid)] = None
 
     def cuda(
         self,
@@ -90,7 +96,8 @@ class Recorder:
         shared: int,
     ) -> None:
         """Take note of a launch."""
-        self.kernels[CudaKernel(source, kernel)] = None
+        described = tuple(map(_described, arguments))
+        self.kernels.setdefault(CudaKernel(source, kernel, grid, threads, described, shared))
 
 
 def _described(value: Any) -> Any:
@@ -120,14 +127,20 @@ def recorded() -> list[TritonKernel | CudaKernel]:
             for impl in ("triton", "cuda"):
                 if all(dispatch.refusal(op, impl, torch.device("cpu")) is None for op in ops):
                     call(impl)
-    return sorted(recorder.kernels, key=lambda kernel: (isinstance(kernel, CudaKernel), str(kernel)))
+    return sorted(recorder.kernels, key=_order)
+
+
+def _order(kernel: TritonKernel | CudaKernel) -> tuple[str, ...]:
+    if isinstance(kernel, CudaKernel):
+        return "1", kernel.source, kernel.name
+    return "0", kernel.target, kernel.variant, str(kernel.warps)
 
 
 def defined() -> set[str]:
     """The names of all kernels that the sources define."""
-    folder = gpu.sources().parent / "rsuper_kernels" / "ops"
+    folder = Path(gpu.__file__).parent
     names = set()
-    for file in sorted(folder.glob("*/triton*.py")):
+    for file in sorted(folder.rglob("*.py")):
         names |= set(re.findall(r"^@triton\.jit\b.*?\ndef (\w+_kernel)\(", file.read_text(), re.M | re.S))
     for file in sorted((gpu.sources() / "cuda").glob("*.cu")):
         names |= set(re.findall(r"__global__ void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\(", file.read_text()))
@@ -150,7 +163,8 @@ def _region_sums(impl: str) -> None:
     labels = torch.zeros(2, *SHAPE, dtype=torch.uint8)
     for dtype in FLOATS:
         _back(region_sums(_logits(dtype), labels, [0, 1], [0, 2], [[1], [0, 2]], impl=impl))
-        _back(region_sums(_logits(dtype), labels.bool(), [0, 1], [0, 2], impl=impl))
+        for masks in (torch.zeros(2, *SHAPE, dtype=torch.bool), torch.zeros(2, *SHAPE)):
+            _back(region_sums(_logits(dtype), masks, [0, 1], [0, 2], impl=impl))
 
 
 def _masked_bce_dice(impl: str) -> None:
@@ -161,10 +175,14 @@ def _masked_bce_dice(impl: str) -> None:
 
 
 def _attenuation_stats(impl: str) -> None:
-    ct, masks = torch.zeros(2, *SHAPE), torch.zeros(2, *SHAPE, dtype=torch.bool)
+    ct, planes = torch.zeros(2, *SHAPE), ([0, 1], [0, 2])
     for dtype in FLOATS:
-        for organ in (masks, torch.zeros(2, *SHAPE, requires_grad=True)):
-            _back(attenuation_stats(ct, _logits(dtype), masks, organ, [0, 1], [0, 2], impl=impl))
+        tumour = torch.zeros(2, *SHAPE, dtype=torch.bool)
+        for organ in (tumour, torch.zeros(2, *SHAPE)):
+            _back(attenuation_stats(ct, _logits(dtype), tumour, organ, *planes, impl=impl))
+            if organ.is_floating_point():
+                learned = organ.clone().requires_grad_()
+                _back(attenuation_stats(ct, _logits(dtype), tumour, learned, *planes, impl=impl))
 
 
 def _loss_sums(impl: str) -> None:
@@ -178,7 +196,8 @@ def _loss_sums(impl: str) -> None:
                 BceDice(_masks(2), _masks(2), *planes, torch.zeros(2, 1000)),
                 AttenuationStats(ct, _masks(2), _masks(2), *planes, (-160.0, 240.0)),
             ]
-            for chosen in (terms, *([term] for term in terms)):
+            alone = [[term] for term in terms] if activation == "sigmoid" and dtype == torch.float32 else []
+            for chosen in (terms, *alone):
                 _back(*loss_sums(_logits(dtype), chosen, activation=activation, impl=impl))
 
 
