@@ -60,7 +60,7 @@ def runs_of_balls(
         falloff, total = kernel_falloff(diameter, sigma), kernel_total(diameter, spacing, sigma)
         reach = int(half_width.max())
         levels.append((len(profile), reach))
-        # a rounded weight, a product and a sum for each run and each level, and the sum of a segment
+        # a sum for each run and level, a product for each level, the sum of a segment; and rounded tables and bounds
         errors.append(1.05 * ROUNDING * (len(dz) + 2 * reach + segment + groups + 16))
         weight = np.exp(-falloff * ((dz * spacing[0]) ** 2 + (dy * spacing[1]) ** 2)) / total
         step = (dz << 16) + dy + (1 << 15)

@@ -101,7 +101,7 @@ def search(
         "bounds": torch.empty(count, depth * height, dtype=torch.float32, device=device),
         "known": torch.empty(count, dtype=torch.float32, device=device),
     }
-    nearness = gpu.table([number for pair in near for number in pair], torch.float64, device)
+    nearness = gpu.table([number for pair in near for number in pair], torch.float32, device)
     screened = torch.empty(count, tiles, dtype=torch.float32, device=device)
     counters = gpu.counters(device)
     gpu.launch_triton(
@@ -127,6 +127,7 @@ def search(
         near=nearness,
         screened=screened,
         counters=counters,
+        tiles=tiles,
         **common,
         **single,
     )
@@ -142,6 +143,7 @@ def search(
         maxima=torch.empty(count, tiles, dtype=torch.float64, device=device),
         firsts=torch.empty(count, tiles, dtype=torch.int32, device=device),
         counters=counters,
+        tiles=tiles,
         centre=centre,
         score=score,
         **common,
@@ -260,6 +262,7 @@ def screen_kernel(
     depth,
     height,
     width,
+    tiles,
     ROWS: tl.constexpr,
     GROUPS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -267,8 +270,7 @@ def screen_kernel(
     """The best float32 score of each tile, and of each search, as the bits of a number that is not negative."""
     n, count, programs = tl.program_id(1), tl.num_programs(1), tl.num_programs(0)
     rows = rows_of_box(boxes, searches, n)
-    tiles = tl.cdiv(depth * height, ROWS)
-    for tile in range(tl.program_id(0), tl.cdiv(rows, ROWS), programs):
+    for tile in range(tl.program_id(0), tiles, programs):
         row = tile * ROWS + tl.arange(0, ROWS)
         bound = tl.max(tl.load(bounds + n * depth * height + row, mask=row < rows, other=-1))
         best = tl.full([], -1.0, tl.float32)
@@ -315,19 +317,18 @@ def search_kernel(
     depth,
     height,
     width,
+    tiles,
     ROWS: tl.constexpr,
     GROUPS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
     """The best float64 score of each tile that may hold it; then, in the last program of a search, the centre."""
     n, count, programs = tl.program_id(1), tl.num_programs(1), tl.num_programs(0)
-    voxels, all_tiles = depth * height * width, tl.cdiv(depth * height, ROWS)
-    tiles = tl.cdiv(rows_of_box(boxes, searches, n), ROWS)
-    screened, maxima, firsts = screened + n * all_tiles, maxima + n * all_tiles, firsts + n * all_tiles
+    voxels, before = depth * height * width, n * tiles
     for tile in range(tl.program_id(0), tiles, programs):
         best, first = tl.full([], -1.0, tl.float64), voxels
         known = tl.load(counters + count + n).to(tl.float32, bitcast=True)
-        if may_win(tl.load(screened + tile), known, tl.load(near + 2 * n + 1)):
+        if may_win(tl.load(screened + before + tile), known, tl.load(near + 2 * n + 1)):
             scores, index = tile_scores(
                 q,
                 boxes,
@@ -348,26 +349,26 @@ def search_kernel(
             )
             best = tl.max(scores)
             first = tl.min(tl.where(scores >= best * (1 - TIE), index, voxels))
-        tl.store(maxima + tile, best)
-        tl.store(firsts + tile, first)
+        tl.store(maxima + before + tile, best)
+        tl.store(firsts + before + tile, first)
     if is_last(counters + n, programs):
         tl.store(counters + count + n, 0)
         best = tl.full([], -1.0, tl.float64)
         for start in range(0, tiles, CHUNK):
             at = start + tl.arange(0, CHUNK)
-            highest = tl.load(maxima + at, mask=at < tiles, other=-1, cache_modifier=".cg")
+            highest = tl.load(maxima + before + at, mask=at < tiles, other=-1, cache_modifier=".cg")
             best = tl.maximum(best, tl.max(highest))
         tl.store(score + n, tl.maximum(best, 0.0).to(tl.float32))
         tied, winner = best * (1 - TIE), tiles
         for start in range(0, tiles, CHUNK):
             at = start + tl.arange(0, CHUNK)
-            reached = tl.load(maxima + at, mask=at < tiles, other=-1, cache_modifier=".cg") >= tied
+            reached = tl.load(maxima + before + at, mask=at < tiles, other=-1, cache_modifier=".cg") >= tied
             winner = tl.minimum(winner, tl.min(tl.where(reached, at, tiles)))
         found = tl.full([], -1, tl.int32)
         if best >= 0:
-            found = tl.load(firsts + winner, cache_modifier=".cg")
+            found = tl.load(firsts + before + winner, cache_modifier=".cg")
             # the best is in a later tile, so that fewer of this tile's centres are tied with it
-            if tl.load(maxima + winner, cache_modifier=".cg") < best:
+            if tl.load(maxima + before + winner, cache_modifier=".cg") < best:
                 scores, index = tile_scores(
                     q,
                     boxes,
@@ -395,4 +396,4 @@ def search_kernel(
 @triton.jit
 def may_win(bound, known, near):
     """Whether a score of at most `bound` may be tied with the best, which is at least `known`; of nothing is -1."""
-    return (bound >= 0) & ((bound.to(tl.float64) >= known.to(tl.float64) * near) | (known < FAINT))
+    return (bound >= 0) & ((bound >= known * near) | (known < FAINT))
