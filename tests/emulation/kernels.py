@@ -9,7 +9,8 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ import torch
 from rsuper_kernels import dispatch, gpu
 from rsuper_kernels.bits import BitMasks
 from rsuper_kernels.geometry import ball_element, ball_voxels, cascade_element, growth_radii
+from rsuper_kernels.ops.attenuation_stats import attenuation_stats
 from rsuper_kernels.ops.ball_search import ball_search
 from rsuper_kernels.ops.ball_select import ball_select, foreground_weights, rank_weights
 from rsuper_kernels.ops.combine import ALL, AND, MINUS, OR, combine
@@ -44,6 +46,7 @@ class TritonKernel:
     warps: int
     variant: str
     """Types of tensors and values of constants, for people."""
+    grid: tuple[int, ...] = field(compare=False)
 
     @property
     def name(self) -> str:
@@ -56,6 +59,10 @@ class CudaKernel:
 
     source: str
     name: str
+    grid: tuple[int, ...] = field(compare=False)
+    threads: int = field(compare=False)
+    arguments: tuple[Any, ...] = field(compare=False)
+    shared: int = field(compare=False)
 
 
 class Recorder:
@@ -77,7 +84,7 @@ class Recorder:
         variant = _variant(described, constants)
         if (target, variant, warps) not in self._seen:
             self._seen.add((target, variant, warps))
-            self.kernels[TritonKernel(target, described, warps, variant)] = None
+            self.kernels[TritonKernel(target, described, warps, variant, grid)] = None
 
     def cuda(
         self,
@@ -89,7 +96,8 @@ class Recorder:
         shared: int,
     ) -> None:
         """Take note of a launch."""
-        self.kernels[CudaKernel(source, kernel)] = None
+        described = tuple(map(_described, arguments))
+        self.kernels.setdefault(CudaKernel(source, kernel, grid, threads, described, shared))
 
 
 def _described(value: Any) -> Any:
@@ -119,14 +127,20 @@ def recorded() -> list[TritonKernel | CudaKernel]:
             for impl in ("triton", "cuda"):
                 if all(dispatch.refusal(op, impl, torch.device("cpu")) is None for op in ops):
                     call(impl)
-    return sorted(recorder.kernels, key=lambda kernel: (isinstance(kernel, CudaKernel), str(kernel)))
+    return sorted(recorder.kernels, key=_order)
+
+
+def _order(kernel: TritonKernel | CudaKernel) -> tuple[str, ...]:
+    if isinstance(kernel, CudaKernel):
+        return "1", kernel.source, kernel.name
+    return "0", kernel.target, kernel.variant, str(kernel.warps)
 
 
 def defined() -> set[str]:
     """The names of all kernels that the sources define."""
-    folder = gpu.sources().parent / "rsuper_kernels" / "ops"
+    folder = Path(gpu.__file__).parent
     names = set()
-    for file in sorted(folder.glob("*/triton*.py")):
+    for file in sorted(folder.rglob("*.py")):
         names |= set(re.findall(r"^@triton\.jit\b.*?\ndef (\w+_kernel)\(", file.read_text(), re.M | re.S))
     for file in sorted((gpu.sources() / "cuda").glob("*.cu")):
         names |= set(re.findall(r"__global__ void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\(", file.read_text()))
@@ -149,7 +163,8 @@ def _region_sums(impl: str) -> None:
     labels = torch.zeros(2, *SHAPE, dtype=torch.uint8)
     for dtype in FLOATS:
         _back(region_sums(_logits(dtype), labels, [0, 1], [0, 2], [[1], [0, 2]], impl=impl))
-        _back(region_sums(_logits(dtype), _masks(2), [0, 1], [0, 2], impl=impl))
+        for masks in (torch.zeros(2, *SHAPE, dtype=torch.bool), torch.zeros(2, *SHAPE)):
+            _back(region_sums(_logits(dtype), masks, [0, 1], [0, 2], impl=impl))
 
 
 def _masked_bce_dice(impl: str) -> None:
@@ -157,6 +172,17 @@ def _masked_bce_dice(impl: str) -> None:
         for activation in ("sigmoid", "identity"):
             masks = torch.zeros(2, 3, *SHAPE, dtype=torch.bool)
             _back(masked_bce_dice(_logits(dtype), masks, masks, activation=activation, impl=impl))
+
+
+def _attenuation_stats(impl: str) -> None:
+    ct, planes = torch.zeros(2, *SHAPE), ([0, 1], [0, 2])
+    for dtype in FLOATS:
+        tumour = torch.zeros(2, *SHAPE, dtype=torch.bool)
+        for organ in (tumour, torch.zeros(2, *SHAPE)):
+            _back(attenuation_stats(ct, _logits(dtype), tumour, organ, *planes, impl=impl))
+            if organ.is_floating_point():
+                learned = organ.clone().requires_grad_()
+                _back(attenuation_stats(ct, _logits(dtype), tumour, learned, *planes, impl=impl))
 
 
 def _loss_sums(impl: str) -> None:
@@ -170,7 +196,8 @@ def _loss_sums(impl: str) -> None:
                 BceDice(_masks(2), _masks(2), *planes, torch.zeros(2, 1000)),
                 AttenuationStats(ct, _masks(2), _masks(2), *planes, (-160.0, 240.0)),
             ]
-            for chosen in (terms, *([term] for term in terms)):
+            alone = [[term] for term in terms] if activation == "sigmoid" and dtype == torch.float32 else []
+            for chosen in (terms, *alone):
                 _back(*loss_sums(_logits(dtype), chosen, activation=activation, impl=impl))
 
 
@@ -250,6 +277,7 @@ def _curves(impl: str) -> None:
 CALLS: dict[Callable[[str], None], tuple[str, ...]] = {
     _region_sums: ("region_sums", "region_sums_backward"),
     _masked_bce_dice: ("masked_bce_dice", "masked_bce_dice_backward"),
+    _attenuation_stats: ("attenuation_stats", "attenuation_stats_backward"),
     _loss_sums: ("loss_sums", "loss_sums_backward"),
     _pack: ("pack_masks", "pack_labels", "unpack_masks"),
     _dilate: ("dilate",),

@@ -58,12 +58,12 @@ class Resources:
         return self.kernel, self.variant, self.target, self.warps
 
 
-def measured() -> list[Resources]:
-    """All kernels on all targets."""
+def measured(only: str = "") -> list[Resources]:
+    """All kernels, or those of one name, on all targets."""
     compiler.require("triton")
-    compiler.nvcc()
+    compiler.require("nvcc")
     rows: list[Resources] = []
-    kernels = recorded()
+    kernels = [kernel for kernel in recorded() if only in ("", kernel.name)]
     for kernel in kernels:
         if isinstance(kernel, TritonKernel):
             rows += [_of_triton(kernel, target) for target in (*NVIDIA, AMD)]
@@ -168,10 +168,11 @@ def _of_assembly(text: str, kernel: str, variant: str, target: str, warps: int) 
     )
 
 
-def complaints(now: list[Resources], known: list[Resources]) -> list[str]:
+def complaints(now: list[Resources], known: list[Resources], only: str = "") -> list[str]:
     """What is worse than the table says, or not in it."""
     found = []
-    missing = defined() - {row.kernel.rpartition(": ")[2] for row in now}
+    known = [row for row in known if only in ("", name_of(row))]
+    missing = ({only} if only else defined()) - {name_of(row) for row in now}
     found += [f"{name}: no call in kernels.py launches it" for name in sorted(missing)]
     table = {row.key: row for row in known}
     for row in now:
@@ -191,6 +192,11 @@ def complaints(now: list[Resources], known: list[Resources]) -> list[str]:
                 found.append(f"{where}: {name} {getattr(row, name)}, and it was {getattr(before, name)}")
     found += [f"{' '.join(map(str, key))}: in {TABLE.name}, and no call launches it" for key in table]
     return found
+
+
+def name_of(row: Resources) -> str:
+    """A kernel's name without its file."""
+    return row.kernel.rpartition(": ")[2]
 
 
 def _limits(before: Resources) -> dict[str, float]:
@@ -226,9 +232,9 @@ def _page(rows: list[Resources]) -> str:
     lines = [
         "# What kernels take of a GPU",
         "",
-        "By `python -m tests.emulation.resources --write`, from resources.csv: the most that any variant of a kernel takes.",
-        "Registers of a thread on each target. Of sm_90 the spills, the shared memory of a block in bytes, the instructions,",
-        "and how many of those that read and write global memory have 128 bits.",
+        "By `python -m tests.emulation.resources --write`, from resources.csv: the most that any variant of a kernel",
+        "takes. Registers of a thread on each target. Of sm_90 the spills, the shared memory of a block in bytes, the",
+        "instructions, and how many of those that read and write global memory have 128 bits.",
         "",
         f"| kernel | variants | {' | '.join(targets)} | spills | shared | instructions | loads | stores |",
         "|---" * (7 + len(targets)) + "|",
@@ -251,10 +257,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.emulation.resources", description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare with the table (default)")
     parser.add_argument("--write", action="store_true", help="write the table")
-    rows = measured()
-    if parser.parse_args().write:
+    parser.add_argument("--only", default="", metavar="KERNEL", help="check one kernel")
+    arguments = parser.parse_args()
+    rows = measured(arguments.only)
+    if arguments.write and not arguments.only:
         write(rows)
-    found = complaints(rows, read())
+    found = complaints(rows, read(), arguments.only)
     sys.stdout.writelines(f"{line}\n" for line in [*found, f"{len(rows)} rows, {len(found)} complaints"])
     sys.exit(bool(found))
 

@@ -49,7 +49,10 @@ def runs_of_balls(
     With a `segment` of more than 1, half widths count segments of so many voxels, and each pair of segments weighs what
     its closest voxels weigh: scores on sums over segments are then no less than the scores of their voxels.
     """
-    levels, errors, ends, steps, weights, profile = [], [], [0], [], [], []
+    levels: list[tuple[int, int]] = []
+    errors: list[float] = []
+    ends, steps = [0], list[int]()
+    weights, profile = list[float](), list[float]()
     for diameter in diameters:
         dz, dy, half_width = ball_element(diameter / 2, spacing).runs.numpy().T.astype(np.int64)
         near = (abs(dz) < volume[0]) & (abs(dy) < volume[1])
