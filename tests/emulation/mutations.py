@@ -235,7 +235,7 @@ def gone() -> list[str]:
 
 
 def noticed(mutation: Mutation, folder: Path) -> dict[str, str]:
-    """By layer, "yes" or "no" of those that were asked."""
+    """By layer, of those that were asked: "yes", "no", or "crash" where the process ended."""
     file = folder / mutation.file
     text = file.read_text()
     file.write_text(text.replace(mutation.old, mutation.new))
@@ -255,11 +255,31 @@ def _python(command: list[str], folder: Path) -> subprocess.CompletedProcess[str
 
 
 def _by_tests(mutation: Mutation, folder: Path) -> dict[str, str]:
+    output, died = _tested(mutation, folder, mutation.only)
+    if not died:
+        return _outcomes(mutation, output)
+    # one emulator after the other, to see which of them took the process with it
+    found: dict[str, str] = {}
+    for emulator in ("interpreter", "shim", "ptx"):
+        only = f"({mutation.only}) and {emulator}" if mutation.only else emulator
+        output, died = _tested(mutation, folder, only)
+        if died:
+            found[emulator] = "crash"
+        elif re.search(r"\d+ (?:passed|failed)", output):
+            found |= _outcomes(mutation, output)
+    return found
+
+
+def _tested(mutation: Mutation, folder: Path, only: str) -> tuple[str, bool]:
     command = ["-m", "pytest", "-q", "--tb=line", "-rA", "-p", "no:cacheprovider", f"tests/emulation/{mutation.tests}"]
-    run = _python([*command, *(["-k", mutation.only] if mutation.only else [])], folder)
-    results = re.findall(r"^(PASSED|FAILED) \S+?\[(interpreter|shim|ptx)\b[^\n]*?(?: - ([^\n]*))?$", run.stdout, re.M)
+    run = _python([*command, *(["-k", only] if only else [])], folder)
+    return run.stdout, run.returncode < 0
+
+
+def _outcomes(mutation: Mutation, output: str) -> dict[str, str]:
+    results = re.findall(r"^(PASSED|FAILED) \S+?\[(interpreter|shim|ptx)\b[^\n]*?(?: - ([^\n]*))?$", output, re.M)
     if not results:
-        raise LookupError(f"{mutation.name}: no test ran:\n{run.stdout}{run.stderr}")
+        raise LookupError(f"{mutation.name}: no test ran:\n{output}")
     found: dict[str, str] = {}
     for outcome, emulator, reason in results:
         layers = [layer for layer in LAYERS if layer.lower().startswith(emulator)]
@@ -281,7 +301,7 @@ def table(results: list[tuple[Mutation, dict[str, str]]]) -> str:
     """Which layer noticed what."""
     lines = [f"| break | in | {' | '.join(LAYERS)} |", "|---" * (2 + len(LAYERS)) + "|"]
     for mutation, found in results:
-        cells = [{"yes": "**found**", "no": "-"}.get(found.get(layer, ""), "") for layer in LAYERS]
+        cells = [{"yes": "**found**", "no": "-", "crash": "crash"}.get(found.get(layer, ""), "") for layer in LAYERS]
         lines.append(
             f"| {mutation.name} | {Path(mutation.file).parent.name}/{Path(mutation.file).name} | {' | '.join(cells)} |"
         )

@@ -264,3 +264,10 @@ def pair(operand: str) -> tuple[str, str]:
 def members(operand: str) -> list[str]:
     """The registers of `{a, b}` or of a single one."""
     return split(operand.strip("{} ")) if operand.startswith("{") else [operand]
+
+
+def allow(instruction: Instruction, *modifiers: str) -> None:
+    """Refuse modifiers of which nobody here knows what they do."""
+    others = set(instruction.modifiers[:-1]) - set(modifiers)
+    if others:
+        raise Unknown(f"modifiers {', '.join(sorted(others))}")

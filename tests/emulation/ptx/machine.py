@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.emulation.ptx import access, arithmetic, warp  # noqa: F401 - they register what decodes their instructions
+# they register what decodes their instructions
+from tests.emulation.ptx import access, arithmetic, integers, moves, warp  # noqa: F401
 from tests.emulation.ptx.decode import decode
 from tests.emulation.ptx.memory import POISON, Banked, Fault, Global
 from tests.emulation.ptx.parser import Program
@@ -150,7 +151,7 @@ class Machine:
             at = self._execute(at)
             if self.mask is None and not self._parted:
                 continue
-            if self._parted is False:
+            if not self._parted:
                 self._places[self.mask] = at
             found = self._pick()
             if found is None:
@@ -295,6 +296,7 @@ class Machine:
                 free = (there & complete[:, None]).ravel()
                 self._at_barrier[free] = -1
                 self._runs |= free
+                # of a barrier for a part of the block, too, so that races with the others may go unseen
                 self.block_time[complete] += 1
 
     def lanes_met(self, mask: Any) -> None:

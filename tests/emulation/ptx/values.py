@@ -21,6 +21,9 @@ DTYPES: dict[str, Any] = {
 # Two numbers in one register.
 PACKED = {"f16x2": ("f16", 32), "bf16x2": ("bf16", 32), "f32x2": ("f32", 64)}
 
+# To the nearest (ties to even), towards zero, down, up.
+ROUNDINGS = ("rn", "rz", "rm", "rp")
+
 
 def bits_of(kind: str) -> int:
     """How many bits a value of a type has in a register; a predicate has one."""
