@@ -23,7 +23,7 @@ constexpr int kSelections = 3;  // core, body, ring
 constexpr int kBody = 1;
 constexpr int kDigit = 11;
 constexpr int kBins = 1 << kDigit;
-constexpr int kNothing = -(1 << 30);  // of a box, in place of all six numbers
+constexpr int kStart = 1 << 30;  // what the starts of a box are counted down from, so that all numbers are maxima
 
 // As ops/ball_select/cuda.py writes them.
 struct Task {
@@ -235,12 +235,12 @@ __device__ void find_bin(const uint32_t* histogram, int rank, int* bin, int* abo
   }
 }
 
-// The bounding box of what is available, grown by words of rows; each of six numbers is a maximum.
+// The bounding box of what is available, grown by words of rows; zeros where nothing is.
 __device__ void write_box(const Available& available, const Volume& volume, int* box, int32_t* out) {
-  if (threadIdx.x < 6) box[threadIdx.x] = kNothing;
+  if (threadIdx.x < 6) box[threadIdx.x] = 0;
   __syncthreads();
   const int words = static_cast<int>(volume.words());
-  int most[6] = {kNothing, kNothing, kNothing, kNothing, kNothing, kNothing};
+  int most[6] = {};
 #pragma unroll 4
   for (int i = threadIdx.x; i < words; i += kThreads) {
     const Word word = available.word(i);
@@ -249,7 +249,7 @@ __device__ void write_box(const Available& available, const Volume& volume, int*
     const int z = row / volume.height, y = row % volume.height;
     const int first = 64 * k + __ffsll(static_cast<long long>(word)) - 1;
     const int last = 64 * k + 63 - __clzll(static_cast<long long>(word));
-    const int numbers[6] = {-z, -y, -first, z + 1, y + 1, last + 1};
+    const int numbers[6] = {kStart - z, kStart - y, kStart - first, z + 1, y + 1, last + 1};
     for (int n = 0; n < 6; ++n) most[n] = max(most[n], numbers[n]);
   }
   for (int n = 0; n < 6; ++n) {

@@ -135,7 +135,7 @@ def test_select_in_balls(cuda):
     body = expected[:, 2]
     assert torch.equal(left, fields * ~body[[0, 1, 1]])
     places = (allowed[1] & ~taken[1, 0] & ~body[0]).nonzero()
-    assert boxes[1].tolist() == [*(-places.amin(0)).tolist(), *(places.amax(0) + 1).tolist()]
+    assert boxes[1].tolist() == [*(2**30 - places.amin(0)).tolist(), *(places.amax(0) + 1).tolist()]
     assert (boxes[[0, 2, 3]] == 7).all()
 
 
@@ -143,10 +143,10 @@ def test_box_of_nothing_and_bodies_that_are_not_kept(cuda):
     shape = (2, 3, 65)
     words, fields = pack(torch.ones(1, *shape, dtype=torch.bool)), noise(1, *shape)
     words = torch.cat([words, torch.zeros_like(words)])
-    unions, boxes = torch.zeros(3, 1, *words.shape[1:], dtype=torch.int64), torch.zeros(2, 6, dtype=torch.int32)
+    unions, boxes = torch.zeros(3, 1, *words.shape[1:], dtype=torch.int64), torch.full((2, 6), 7, dtype=torch.int32)
     tumours = [Selection(0, 0, 0, 0, 0, 1, (9.0,), 1, (1, 10**9, 0), next_tumour=1, next_mask=1)]
     select_in_balls(fields, words, unions, words[:0], boxes, torch.tensor([64]), tumours, shape, (1.0, 1.0, 1.0))
-    assert boxes.tolist() == [[0] * 6, [-(2**30)] * 6]
+    assert boxes.tolist() == [[7] * 6, [0] * 6]
     assert unpack(unions, 65).flatten(1).sum(1).tolist() == [1, int((fields == 0).sum()), 0]
 
 

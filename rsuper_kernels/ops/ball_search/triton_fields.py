@@ -19,8 +19,8 @@ from rsuper_kernels.ops.pack_bits.triton_kernel import (
 )
 from rsuper_kernels.tiles import probability as probability_of
 
-NO_BOX = tl.constexpr(-(1 << 30))
-"""What boxes hold before a voxel is in them."""
+START = tl.constexpr(1 << 30)
+"""What starts of boxes are counted down from: all six numbers are maxima, and 0 before a voxel is in the box."""
 SEGMENT = tl.constexpr(32)
 """Voxels of a row whose probabilities are added up: a half word."""
 HALF_WORDS = 64
@@ -42,7 +42,7 @@ def fields(
     pairs: Sequence[tuple[int, int]],
     activation: str,
     box_rows: Sequence[int] | None = None,
-    rows: int | None = None,
+    boxes: torch.Tensor | None = None,
 ) -> tuple[Fields, torch.Tensor]:
     """Probabilities where masks hold a voxel, and the bounding boxes of these voxels.
 
@@ -52,11 +52,11 @@ def fields(
         pairs: F pairs of a plane, counted over the leading axes of `logits`, and a mask.
         activation: "sigmoid" or "identity".
         box_rows: the row of `boxes` for each field, -1 for none; by default the fields' own.
-        rows: rows of `boxes`; by default F.
+        boxes: (rows, 6) int32 zeros, to be filled; by default new ones, F rows.
 
     Returns:
-        The fields, and boxes (rows, 6) int32 (-z0, -y0, -x0, z1, y1, x1): starts and ends of a field's voxels, ends one
-        past the last; NO_BOX where there are none.
+        The fields, and boxes (START - z0, START - y0, START - x0, z1, y1, x1): starts and ends of a field's voxels,
+        ends one past the last; zeros where there are none.
     """
     device, (depth, height, width) = logits.device, logits.shape[-3:]
     dense = masks.dtype == torch.bool
@@ -65,7 +65,8 @@ def fields(
     segments = 2 * triton.cdiv(width, 64)
     q = torch.empty(len(pairs), depth, height, width, dtype=torch.float32, device=device)
     sums = torch.empty(len(pairs), depth, height, segments, dtype=torch.float32, device=device)
-    boxes = torch.full((len(pairs) if rows is None else rows, 6), NO_BOX.value, dtype=torch.int32, device=device)
+    if boxes is None:
+        boxes = torch.zeros(len(pairs), 6, dtype=torch.int32, device=device)
     gpu.launch_triton(
         fields_kernel,
         (triton.cdiv(depth * height * segments, HALF_WORDS), len(pairs)),
@@ -125,9 +126,9 @@ def fields_kernel(
         box = boxes + 6 * box_row
         row = half_words // half_words_per_row(width)
         z, y, x = row // height, row % height, voxels - row * width
-        tl.atomic_max(box, tl.max(tl.where(any_inside, -z, NO_BOX)), sem="relaxed")
-        tl.atomic_max(box + 1, tl.max(tl.where(any_inside, -y, NO_BOX)), sem="relaxed")
-        tl.atomic_max(box + 2, tl.max(tl.where(inside, -x, NO_BOX)), sem="relaxed")
-        tl.atomic_max(box + 3, tl.max(tl.where(any_inside, z + 1, NO_BOX)), sem="relaxed")
-        tl.atomic_max(box + 4, tl.max(tl.where(any_inside, y + 1, NO_BOX)), sem="relaxed")
-        tl.atomic_max(box + 5, tl.max(tl.where(inside, x + 1, NO_BOX)), sem="relaxed")
+        tl.atomic_max(box, tl.max(tl.where(any_inside, -z + START, 0)), sem="relaxed")
+        tl.atomic_max(box + 1, tl.max(tl.where(any_inside, -y + START, 0)), sem="relaxed")
+        tl.atomic_max(box + 2, tl.max(tl.where(inside, -x + START, 0)), sem="relaxed")
+        tl.atomic_max(box + 3, tl.max(tl.where(any_inside, z + 1, 0)), sem="relaxed")
+        tl.atomic_max(box + 4, tl.max(tl.where(any_inside, y + 1, 0)), sem="relaxed")
+        tl.atomic_max(box + 5, tl.max(tl.where(inside, x + 1, 0)), sem="relaxed")

@@ -11,6 +11,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from rsuper_kernels.ops.ball_search.triton_fields import START
+
 UNROLL = tl.constexpr(2)
 """Runs that a thread reads before it adds up."""
 
@@ -18,8 +20,8 @@ UNROLL = tl.constexpr(2)
 @triton.jit
 def rows_of_box(boxes, searches, n):
     box = boxes + 6 * tl.load(searches + 4 * n + 1)
-    depth = tl.load(box + 3) + tl.load(box)
-    height = tl.load(box + 4) + tl.load(box + 1)
+    depth = tl.load(box + 3) + tl.load(box) - START
+    height = tl.load(box + 4) + tl.load(box + 1) - START
     return tl.maximum(depth, 0) * tl.maximum(height, 0)
 
 
@@ -50,7 +52,7 @@ def tile_scores(
     values += tl.load(searches + 4 * n).to(tl.int64) * depth * height * width
     box = boxes + 6 * tl.load(searches + 4 * n + 1)
     first_level, reach = tl.load(searches + 4 * n + 2), tl.load(searches + 4 * n + 3)
-    z0, y0, x0 = -tl.load(box), -tl.load(box + 1), -tl.load(box + 2) // UNIT
+    z0, y0, x0 = -tl.load(box) + START, -tl.load(box + 1) + START, (-tl.load(box + 2) + START) // UNIT
     z1, y1, x1 = tl.load(box + 3), tl.load(box + 4), tl.cdiv(tl.load(box + 5), UNIT)
     row, x = (tile * ROWS + tl.arange(0, ROWS))[:, None, None], tl.arange(0, COLUMNS)[None, None, :]
     # within the box

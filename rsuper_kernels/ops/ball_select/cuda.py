@@ -64,8 +64,8 @@ def select_in_balls(
         words: int64 (M, D, H, K), the allowed masks.
         unions: int64 (3, P, D, H, K), core, body and ring of the planes; the selections are added.
         bodies: int64 (T, D, H, K), each body by itself, or (0, D, H, K) to leave them out.
-        boxes: int32 (T, 6) rows (-z0, -y0, -x0, z1, y1, x1) of what is available to a tumour, ends one past the last,
-            all -2^30 where nothing is; written for the tumours that follow.
+        boxes: int32 (T, 6) of what is available to a tumour, starts counted down from 2^30, ends one past the last,
+            zeros where nothing is; written for the tumours that follow.
         centres: int64 (N,) linear indices, -1 for none, one for each of `tumours`.
         tumours: N of them, on different planes.
         volume: (D, H, W).

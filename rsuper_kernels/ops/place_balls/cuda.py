@@ -7,6 +7,7 @@ plane, so that the next search finds them as they have to be.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -36,19 +37,26 @@ def place_balls(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Words of core, body and ring (3, P, D, H, words) and of the bodies (T, ...); see reference.py."""
     words, volume = words.contiguous(), words.shape[1:]
-    unions = torch.zeros(3, len(sample), *volume, dtype=torch.int64, device=words.device)
+    unions, boxes = _zeros((3, len(sample), *volume), len(mask), words.device)
     bodies = torch.empty(len(mask) if keep_bodies else 0, *volume, dtype=torch.int64, device=words.device)
     ranks, pairs, box_rows = _plan(tumour_counts, mask, split(radii, radius_counts), needed, counts)
     if not ranks:
         return unions, bodies
     planes = [b * logits.shape[1] + c for b, c in zip(sample, channel, strict=True)]
-    searched, boxes = fields(logits, words, [(planes[p], m) for p, m in pairs], activation, box_rows, len(mask))
+    searched, _ = fields(logits, words, [(planes[p], m) for p, m in pairs], activation, box_rows, boxes)
     for chosen in ranks:
         tumours = [one.tumour for one in chosen]
         sizes = [diameters[t] for t in tumours]
         centres, _ = search(searched, boxes, [one.field for one in chosen], tumours, sizes, spacing, sigma)
         select_in_balls(searched.q, words, unions, bodies, boxes, centres, chosen, logits.shape[2:], spacing)
     return unions, bodies
+
+
+def _zeros(shape: Sequence[int], boxes: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Empty masks and boxes, in one piece of memory, which one launch clears."""
+    words = math.prod(shape)
+    memory = torch.zeros(words + 3 * boxes, dtype=torch.int64, device=device)
+    return memory[:words].view(*shape), memory[words:].view(torch.int32).view(boxes, 6)
 
 
 def _plan(
