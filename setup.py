@@ -89,13 +89,14 @@ class BuildWithSources(build_py):
 
     def run(self) -> None:
         super().run()
-        if not self.editable_mode:
-            for source, target in self.kernel_sources().items():
-                self.mkpath(str(target.parent))
-                self.copy_file(str(source), str(target))
+        for source, target in self.kernel_sources().items():
+            self.mkpath(str(target.parent))
+            self.copy_file(str(source), str(target))
 
     def kernel_sources(self) -> dict[Path, Path]:
         """Each source, and where it goes."""
+        if self.editable_mode:
+            return {}
         sources = [*(ROOT / "csrc" / "cuda").glob("*.cu"), *(ROOT / "csrc" / "include" / "rsuper").glob("*.h")]
         return {source: Path(self.build_lib) / "rsuper_kernels" / source.relative_to(ROOT) for source in sources}
 

@@ -2,8 +2,8 @@
 """Which implementation serves a call: chosen per call, by tensor, with a reason for every refusal.
 
 `impl="auto"` takes the fastest backend that can serve the tensor and falls back to "reference"; a backend that is asked
-for by name and cannot run raises `BackendError` with the reason. On a GPU "triton" is Triton and torch alone, "cuda" has
-kernels in CUDA C++ besides.
+for by name and cannot run raises `BackendError` with the reason. On a GPU, "triton" is Triton and torch alone, while
+"cuda" has kernels in CUDA C++ besides.
 """
 
 from __future__ import annotations

@@ -179,9 +179,9 @@ def _device_of(arguments: Any) -> torch.device:
     return device
 
 
-# Without contraction: which voxels a ball holds is decided in double, by the same roundings as on the CPU. Subnormal
-# floats count as 0 because CuPy asks for it anyway. CMakeLists.txt has the same options.
-COMPILE_OPTIONS = ("--std=c++17", "--fmad=false", "--ftz=true")
+# Without contraction: which voxels a ball holds is decided in double, by the same roundings as on the CPU. CuPy adds
+# --ftz=true, by which subnormal floats count as 0; NVRTC of CUDA 12 refuses it twice. CMakeLists.txt has all three.
+COMPILE_OPTIONS = ("--std=c++17", "--fmad=false")
 
 
 def sources() -> Path:

@@ -27,6 +27,8 @@ ODD, ALIGNED, DENSE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 OUTSIDE = tl.constexpr(-1e4)
 # Partial sums of a plane that are added up at a time.
 PARTIALS = tl.constexpr(64)
+# Integers among the arguments of kernels whose values make no variants to compile; what matters of them, ROWS says.
+PLAIN = ["channels", "count", "mask_words", "output", "row_words", "spans", "starts", "voxels", "width", "words"]
 # Kernels take float64 as float32, which is what they compute in; unsigned numbers need wider ones.
 _READ_AS = {
     torch.float64: torch.float32,
@@ -297,6 +299,7 @@ def is_last(counter, programs):
     if last:
         # zero again, for the next kernel
         tl.atomic_add(counter, -programs, sem="acquire")
+        tl.debug_barrier()
     return last
 
 

@@ -26,7 +26,7 @@ def test_op(benchmark, figures, rounds: int, op: str, size: Size, impl: str) -> 
     run = OPS[op](size.inputs(DTYPES["fp32"]), size, impl)
     run()
     timed = OnDevice(run)
-    benchmark.pedantic(timed, rounds=rounds, warmup_rounds=min(rounds - 1, 3))
+    benchmark.pedantic(timed, rounds=rounds)
     figures.ops[f"{op} {impl} {size}"] = {
         "title": op,
         "impl": impl,

@@ -53,7 +53,7 @@ def test_share_of_training(benchmark, figures, rounds: int) -> None:
         for loss in alone:
             loss()
 
-    benchmark.pedantic(whole, setup=losses, rounds=rounds, warmup_rounds=min(rounds - 1, 3))
+    benchmark.pedantic(whole, setup=losses, rounds=rounds)
     spent = sum(loss.milliseconds for loss in alone)
     figures.training["SegResNet"] = {
         "title": "SegResNet, 16 filters, autocast bf16, AdamW; volume and ball loss",

@@ -66,5 +66,5 @@ def figures(pytestconfig: pytest.Config, cuda) -> Figures:
 
 @pytest.fixture
 def rounds() -> int:
-    """Of every measurement, after as many to warm up as fill caches and compile kernels."""
+    """Of every measurement, after one that compiles kernels and copies tables."""
     return 1 if FAKE else 20

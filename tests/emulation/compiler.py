@@ -169,6 +169,7 @@ def compile_cuda(path: Path, target: int = 90, output: str = "ptx", verbose: boo
     output: "ptx" or "cubin".
     """
     options = [*gpu.COMPILE_OPTIONS, f"-I{gpu.sources() / 'include'}", f"--{output}", f"-arch=sm_{target}"]
+    options.append("--ftz=true")  # CuPy adds it
     if verbose:
         options.append("-Xptxas=-v")
     key = hashlib.sha256(repr((_nvcc_version(), options)).encode())

@@ -176,6 +176,29 @@ def test_foreground_weights(cuda, dtype, width, activation):
         torch.testing.assert_close(got.double(), expected, rtol=2e-6, atol=0)
 
 
+def test_a_limit_that_the_mask_exceeds(cuda):
+    """Against the contract: the first voxels are weighed, and nothing is written behind the end."""
+    logits = noise(1, 2, 2, 3, 40).round(decimals=2)
+    mask = random_mask(2, 2, 3, 40, density=0.5)
+    fits = mask & (mask.flatten(1).cumsum(1).view(mask.shape) <= 70)
+    got, expected = (
+        foreground_weights(logits, BitMasks(pack(m), 40), [0, 0], [0, 1], [70] * 2, activation="identity", impl="cuda")
+        for m in (mask, fits)
+    )
+    assert torch.equal(got, expected)
+
+
+def test_foreground_weights_of_the_smallest_halves(cuda):
+    """Halves below their smallest normal number still rank, though GPUs may take floats of that kind for 0."""
+    probability = torch.arange(8, dtype=torch.int16).view(torch.float16)
+    masks = BitMasks.full(1, (1, 1, 8), probability.device)
+    got, expected = (
+        foreground_weights(x.view(1, 1, 1, 1, 8), masks, [0], [0], [8], activation="identity", impl=impl)
+        for x, impl in ((probability, "cuda"), (probability.double(), "reference"))
+    )
+    torch.testing.assert_close(got.double(), expected, rtol=2e-6, atol=0)
+
+
 def test_foreground_weights_beyond_float(cuda):
     """Logits so large that probabilities are 0 or 1, all alike."""
     logits = torch.tensor([1e4, 50.0, 200.0, -500.0, -1e4, 0.0]).view(1, 1, 1, 1, 6)

@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from rsuper_kernels.geometry import ball_voxels, growth_radii
-from rsuper_kernels.ops.ball_search import fields
+from rsuper_kernels.ops.ball_search import triton_fields as fields
 from rsuper_kernels.ops.ball_search import triton_kernel as kernels
 from rsuper_kernels.ops.pack_bits import pack_masks
 from rsuper_kernels.ops.place_balls import Ball, place_balls
+from tests.emulation.test_ball_search import half_of_the_pairs
 from tests.ops.test_backends import KINDS, noise, probabilities
 
 
@@ -69,11 +70,8 @@ PLANES = [
 ]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(("kind", "case"), half_of_the_pairs(KINDS, CASES), ids=str)
 def test_triton(triton, kind, case):
-    if triton == "ptx" and (KINDS.index(kind) + case[0][2]) % 3:
-        pytest.skip("a third of the cases: this emulator is slow")
     check_case("triton", kind, *case)
 
 
@@ -82,11 +80,8 @@ def test_planes_by_triton(triton, dtype, activation, keep_bodies):
     check_planes("triton", dtype, activation, keep_bodies)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(("kind", "case"), half_of_the_pairs(KINDS, CASES), ids=str)
 def test_cuda(cuda, kind, case):
-    if cuda == "ptx" and (KINDS.index(kind) + case[0][2]) % 3:
-        pytest.skip("a third of the cases: this emulator is slow")
     check_case("cuda", kind, *case)
 
 

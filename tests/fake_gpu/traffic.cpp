@@ -3,7 +3,6 @@
 // access to memory; instead of that sanitizer, these functions listen.
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
 namespace {
 
@@ -15,12 +14,15 @@ struct Range {
   std::uint8_t* loaded;  // a byte for each sector
   std::uint8_t* stored;
 };
-std::vector<Range> ranges;
+// plain, without constructor or destructor: what is made and destroyed before and after a run announces accesses, too
+constexpr std::size_t kMost = 256;
+Range ranges[kMost];
+std::size_t watched = 0;
 std::size_t last = 0;
 
 inline Range* find(std::uintptr_t at) {
-  if (last < ranges.size() && at - ranges[last].start < ranges[last].size) return &ranges[last];
-  for (last = 0; last < ranges.size(); ++last) {
+  if (last < watched && at - ranges[last].start < ranges[last].size) return &ranges[last];
+  for (last = 0; last < watched; ++last) {
     if (at - ranges[last].start < ranges[last].size) return &ranges[last];
   }
   return nullptr;
@@ -44,11 +46,11 @@ inline void touch(void* address, std::size_t bytes, bool store) {
 
 extern "C" {
 
-__attribute__((visibility("default"))) void traffic_clear() { ranges.clear(); }
+__attribute__((visibility("default"))) void traffic_clear() { watched = 0; }
 
 __attribute__((visibility("default"))) void traffic_watch(std::uint64_t start, std::uint64_t size, std::uint8_t* loaded,
                                                          std::uint8_t* stored) {
-  ranges.push_back({start, size, loaded, stored});
+  if (watched < kMost) ranges[watched++] = {start, size, loaded, stored};
 }
 
 #define RSUPER_SIZE(bytes)                                                         \

@@ -56,8 +56,15 @@ class _ListeningShim(Shim):
     _listener = Path(__file__).with_name("traffic.cpp")
     traffic: Traffic
 
+    def cuda(self, *launch: Any) -> None:
+        try:
+            super().cuda(*launch)
+        finally:
+            # the arrays of sectors do not outlive the launch
+            self._library.traffic_clear()
+
     def _prepare(self, library: ctypes.CDLL, copies: dict[int, int]) -> None:
-        library.traffic_clear()
+        self._library = library
         arrays = zip(self.traffic.starts, self.traffic.sizes, self.traffic.loaded, self.traffic.stored, strict=True)
         for start, size, loaded, stored in arrays:
             pointers = (ctypes.c_void_p(sectors.ctypes.data) for sectors in (loaded, stored))

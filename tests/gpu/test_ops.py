@@ -12,6 +12,8 @@ from rsuper_kernels.geometry import ball_element, cascade_element, growth_radii
 from rsuper_kernels.ops.attenuation_stats import attenuation_stats
 from rsuper_kernels.ops.ball_search import ball_search
 from rsuper_kernels.ops.ball_select import ball_select, foreground_weights, rank_weights
+from rsuper_kernels.ops.combine import ALL, AND, MINUS, OR, combine
+from rsuper_kernels.ops.curves import bce_dice, volume
 from rsuper_kernels.ops.dilate import dilate
 from rsuper_kernels.ops.loss_sums import AttenuationStats, BceDice, RegionSums, loss_sums
 from rsuper_kernels.ops.masked_bce_dice import masked_bce_dice
@@ -185,3 +187,36 @@ def test_foreground_weights(impl):
         for device, how in (("cuda", impl), ("cpu", "reference"))
     ]
     torch.testing.assert_close(*weights, rtol=1e-6, atol=0)
+
+
+@impls
+def test_combine(impl):
+    serving("combine", impl)
+    masks = pack_masks(noise(0, 3, *SHAPE) > 0, impl="reference")
+    outputs = [[], [(OR, ALL), (MINUS, 2)], [(OR, 0), (AND, 3)], [(OR, 4), (OR, 1)]]
+
+    def function(device: str, impl: str):
+        here = bits(masks, device)
+        return [combine([here[[0]], here[[1, 2]]], outputs, impl=impl).words]
+
+    equal(function, impl)
+
+
+@impls
+def test_curves(impl):
+    serving("volume", impl)
+    sums = 100 * noise(0, 2, 3, 6).abs()
+
+    def volumes(x: torch.Tensor, device: str, impl: str) -> torch.Tensor:
+        options = {"voxel": 1.5, "most": 5e4, "tolerance": 0.1, "smoothing": 500.0, "impl": impl}
+        return volume(x.flatten(0, 1)[:, :2], [200.0] * 6, [50.0] * 6, [False, True] * 3, **options)
+
+    def entropies(x: torch.Tensor, device: str, impl: str) -> torch.Tensor:
+        return torch.stack(bce_dice(x, [0.5] * 6, [0.25] * 6, voxels=1000, impl=impl))
+
+    for function in (volumes, entropies):
+        results = []
+        for x, device, how in ((sums.cuda(), "cuda", impl), (sums.double(), "cpu", "reference")):
+            results.append([one.cpu().double() for one in outcome(lambda y: function(y, device, how), [x], 0)])  # noqa: B023
+        for ours, truth in zip(*results, strict=True):
+            torch.testing.assert_close(ours, truth, rtol=2e-5, atol=1e-6)

@@ -18,6 +18,7 @@ from rsuper_kernels import gpu, native
 from rsuper_kernels.tables import groups_of_planes
 from rsuper_kernels.tiles import (
     PARTIALS,
+    PLAIN,
     block_arguments,
     block_count,
     block_of,
@@ -87,7 +88,8 @@ def _statistics(
     """In float32 and in float64."""
     groups, blocks = len(of_group), block_count(logits)
     if blocks == 0 or groups == 0:
-        return tuple(logits.new_zeros(groups, 2, 3, dtype=dtype) for dtype in (torch.float32, torch.float64))
+        zeros = logits.new_zeros(groups, 2, 3, dtype=torch.float64)
+        return zeros.float(), zeros
     sums = logits.new_empty(groups, 2, 3, dtype=torch.float32)
     state = logits.new_empty(groups, 2, 3, dtype=torch.float64)
     planes = sorted(set(of_group))
@@ -199,7 +201,7 @@ def evaluate(values, slope):
     return c0 + distance * (c1 + distance * c2)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=PLAIN)
 def attenuation_stats_fwd_kernel(
     logits, partials, sums, state, counters, table, ct, tumour, organ, eps, channels, voxels,
     SIGMOID: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
@@ -232,7 +234,7 @@ def attenuation_stats_fwd_kernel(
             add_up_moments(partials + first * blocks, blocks, tl.load(eps), sums + first, state + first)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=PLAIN)
 def attenuation_stats_bwd_kernel(
     grad, logits, out, grad_organ, state, table, ct, tumour, organ, eps, channels, voxels,
     SOFT: tl.constexpr, SIGMOID: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,

@@ -67,7 +67,7 @@ def ball_search(
         diameters: N diameters in mm, on the host.
         spacing: (sD, sH, sW) in mm.
         sigma: width of the Gaussian kernel in radii; None for a flat ball. See `geometry.ball_kernel`.
-        impl: "auto", "reference" or "cpu".
+        impl: "auto", "reference", "cpu" or "triton".
 
     Returns:
         centre: (N,) int64 linear index into (D, H, W); of scores within 1e-6 of the best the lowest index; -1 where

@@ -49,7 +49,10 @@ def runs_of_balls(
     With a `segment` of more than 1, half widths count segments of so many voxels, and each pair of segments weighs what
     its closest voxels weigh: scores on sums over segments are then no less than the scores of their voxels.
     """
-    levels, errors, ends, steps, weights, profile = [], [], [0], [], [], []
+    levels: list[tuple[int, int]] = []
+    errors: list[float] = []
+    ends, steps = [0], list[int]()
+    weights, profile = list[float](), list[float]()
     for diameter in diameters:
         dz, dy, half_width = ball_element(diameter / 2, spacing).runs.numpy().T.astype(np.int64)
         near = (abs(dz) < volume[0]) & (abs(dy) < volume[1])
@@ -57,7 +60,7 @@ def runs_of_balls(
         falloff, total = kernel_falloff(diameter, sigma), kernel_total(diameter, spacing, sigma)
         reach = int(half_width.max())
         levels.append((len(profile), reach))
-        # a rounded weight, a product and a sum for each run and each level, and the sum of a segment
+        # a sum for each run and level, a product for each level, the sum of a segment; and rounded tables and bounds
         errors.append(1.05 * ROUNDING * (len(dz) + 2 * reach + segment + groups + 16))
         weight = np.exp(-falloff * ((dz * spacing[0]) ** 2 + (dy * spacing[1]) ** 2)) / total
         step = (dz << 16) + dy + (1 << 15)

@@ -8,6 +8,7 @@ score, is below the best by more than rounding can explain is left out of what f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
@@ -15,9 +16,10 @@ import triton.language as tl
 
 from rsuper_kernels import gpu
 from rsuper_kernels.geometry import as_spacing
-from rsuper_kernels.ops.ball_search.fields import SEGMENT, Fields, fields
 from rsuper_kernels.ops.ball_search.runs import Runs, runs_of_balls
-from rsuper_kernels.ops.ball_search.scores import UNROLL, rows_of_box, tile_scores
+from rsuper_kernels.ops.ball_search.triton_fields import SEGMENT, Fields, fields
+from rsuper_kernels.ops.ball_search.triton_scores import UNROLL, rows_of_box, tile_scores
+from rsuper_kernels.tiles import is_last
 
 TIE = tl.constexpr(1e-6)
 FAINT = tl.constexpr(1e-25)
@@ -80,7 +82,7 @@ def search(
     fine = runs_of_balls(*ball, groups * UNROLL.value)
     # as far as rounding can hide that a tile is as good as the best
     near = [(1 - TIE.value - coarse.errors[k] - fine.errors[k], 1 - TIE.value - 2 * fine.errors[k]) for k in kind_of]
-    common = {
+    common: dict[str, Any] = {
         "q": searched.q,
         "boxes": boxes,
         "searches": _searches(field_of, box_of, kind_of, fine, device),
@@ -93,13 +95,13 @@ def search(
         "GROUPS": groups,
         "COLUMNS": columns,
     }
-    single = {
+    single: dict[str, Any] = {
         "weights": gpu.table(fine.weights, torch.float32, device),
         "profile": gpu.table(fine.profile, torch.float32, device),
         "bounds": torch.empty(count, depth * height, dtype=torch.float32, device=device),
         "known": torch.empty(count, dtype=torch.float32, device=device),
     }
-    nearness = gpu.table([number for pair in near for number in pair], torch.float64, device)
+    nearness = gpu.table([number for pair in near for number in pair], torch.float32, device)
     screened = torch.empty(count, tiles, dtype=torch.float32, device=device)
     counters = gpu.counters(device)
     gpu.launch_triton(
@@ -125,6 +127,7 @@ def search(
         near=nearness,
         screened=screened,
         counters=counters,
+        tiles=tiles,
         **common,
         **single,
     )
@@ -140,6 +143,7 @@ def search(
         maxima=torch.empty(count, tiles, dtype=torch.float64, device=device),
         firsts=torch.empty(count, tiles, dtype=torch.int32, device=device),
         counters=counters,
+        tiles=tiles,
         centre=centre,
         score=score,
         **common,
@@ -209,12 +213,11 @@ def bound_kernel(
         )
         row = (tile * BOUND_ROWS + tl.arange(0, BOUND_ROWS))[:, None]
         tl.store(bounds + row, tl.max(scores, axis=2), mask=row < rows)
-    if tl.atomic_add(counters + n, 1) == programs - 1:
-        tl.store(counters + n, 0)
+    if is_last(counters + n, programs):
         highest, at = tl.full([], -1.0, tl.float32), 0
         for start in range(0, rows, CHUNK):
             row = start + tl.arange(0, CHUNK)
-            bound = tl.load(bounds + row, mask=row < rows, other=-1)
+            bound = tl.load(bounds + row, mask=row < rows, other=-1, cache_modifier=".cg")
             top = tl.max(bound)
             at = tl.where(top > highest, tl.min(tl.where(bound == top, row, rows)), at)
             highest = tl.maximum(highest, top)
@@ -259,6 +262,7 @@ def screen_kernel(
     depth,
     height,
     width,
+    tiles,
     ROWS: tl.constexpr,
     GROUPS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -266,8 +270,7 @@ def screen_kernel(
     """The best float32 score of each tile, and of each search, as the bits of a number that is not negative."""
     n, count, programs = tl.program_id(1), tl.num_programs(1), tl.num_programs(0)
     rows = rows_of_box(boxes, searches, n)
-    tiles = tl.cdiv(depth * height, ROWS)
-    for tile in range(tl.program_id(0), tl.cdiv(rows, ROWS), programs):
+    for tile in range(tl.program_id(0), tiles, programs):
         row = tile * ROWS + tl.arange(0, ROWS)
         bound = tl.max(tl.load(bounds + n * depth * height + row, mask=row < rows, other=-1))
         best = tl.full([], -1.0, tl.float32)
@@ -314,19 +317,18 @@ def search_kernel(
     depth,
     height,
     width,
+    tiles,
     ROWS: tl.constexpr,
     GROUPS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
     """The best float64 score of each tile that may hold it; then, in the last program of a search, the centre."""
     n, count, programs = tl.program_id(1), tl.num_programs(1), tl.num_programs(0)
-    voxels, all_tiles = depth * height * width, tl.cdiv(depth * height, ROWS)
-    tiles = tl.cdiv(rows_of_box(boxes, searches, n), ROWS)
-    screened, maxima, firsts = screened + n * all_tiles, maxima + n * all_tiles, firsts + n * all_tiles
+    voxels, before = depth * height * width, n * tiles
     for tile in range(tl.program_id(0), tiles, programs):
         best, first = tl.full([], -1.0, tl.float64), voxels
         known = tl.load(counters + count + n).to(tl.float32, bitcast=True)
-        if may_win(tl.load(screened + tile), known, tl.load(near + 2 * n + 1)):
+        if may_win(tl.load(screened + before + tile), known, tl.load(near + 2 * n + 1)):
             scores, index = tile_scores(
                 q,
                 boxes,
@@ -347,26 +349,26 @@ def search_kernel(
             )
             best = tl.max(scores)
             first = tl.min(tl.where(scores >= best * (1 - TIE), index, voxels))
-        tl.store(maxima + tile, best)
-        tl.store(firsts + tile, first)
-    if tl.atomic_add(counters + n, 1) == programs - 1:
-        tl.store(counters + n, 0)
+        tl.store(maxima + before + tile, best)
+        tl.store(firsts + before + tile, first)
+    if is_last(counters + n, programs):
         tl.store(counters + count + n, 0)
         best = tl.full([], -1.0, tl.float64)
         for start in range(0, tiles, CHUNK):
             at = start + tl.arange(0, CHUNK)
-            best = tl.maximum(best, tl.max(tl.load(maxima + at, mask=at < tiles, other=-1)))
+            highest = tl.load(maxima + before + at, mask=at < tiles, other=-1, cache_modifier=".cg")
+            best = tl.maximum(best, tl.max(highest))
         tl.store(score + n, tl.maximum(best, 0.0).to(tl.float32))
         tied, winner = best * (1 - TIE), tiles
         for start in range(0, tiles, CHUNK):
             at = start + tl.arange(0, CHUNK)
-            reached = tl.load(maxima + at, mask=at < tiles, other=-1) >= tied
+            reached = tl.load(maxima + before + at, mask=at < tiles, other=-1, cache_modifier=".cg") >= tied
             winner = tl.minimum(winner, tl.min(tl.where(reached, at, tiles)))
         found = tl.full([], -1, tl.int32)
         if best >= 0:
-            found = tl.load(firsts + winner)
+            found = tl.load(firsts + before + winner, cache_modifier=".cg")
             # the best is in a later tile, so that fewer of this tile's centres are tied with it
-            if tl.load(maxima + winner) < best:
+            if tl.load(maxima + before + winner, cache_modifier=".cg") < best:
                 scores, index = tile_scores(
                     q,
                     boxes,
@@ -394,4 +396,4 @@ def search_kernel(
 @triton.jit
 def may_win(bound, known, near):
     """Whether a score of at most `bound` may be tied with the best, which is at least `known`; of nothing is -1."""
-    return (bound >= 0) & ((bound.to(tl.float64) >= known.to(tl.float64) * near) | (known < FAINT))
+    return (bound >= 0) & ((bound >= known * near) | (known < FAINT))

@@ -26,6 +26,7 @@ from rsuper_kernels.ops.loss_sums.triton_terms import (
 from rsuper_kernels.tables import groups_of_planes, split
 from rsuper_kernels.tiles import (
     LANES,
+    PLAIN,
     Tiles,
     add_up,
     count_bits,
@@ -226,7 +227,7 @@ def _slots(terms: Sequence[_Term], unused: torch.Tensor, activation: str) -> dic
     return {**arguments, "KINDS": tuple(kinds), "SIGMOID": activation == "sigmoid"}
 
 
-@triton.jit
+@triton.jit(do_not_specialize=PLAIN)
 def target_starts_kernel(targets, state, counters, starts, spans, words, row_words, mask_words):
     """Target voxels of each group before each span, (groups, spans) from `starts` on in the state."""
     group = tl.program_id(1)
@@ -246,7 +247,7 @@ def target_starts_kernel(targets, state, counters, starts, spans, words, row_wor
             before += tl.sum(counts, keep_dims=True)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=PLAIN)
 def loss_sums_fwd_kernel(
     logits, partials, sums, state, counters, table, settings, first, second, extra, output, starts, count,
     channels, spans, words, row_words, mask_words, voxels, width,
@@ -283,7 +284,7 @@ def loss_sums_fwd_kernel(
                 add_up(partials + at * tiles, tiles, sums + at, state + at, SIZES[KIND])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=PLAIN)
 def loss_sums_bwd_kernel(
     grad, logits, out, state, table, settings,
     first0, second0, extra0, first1, second1, extra1, first2, second2, extra2, first3, second3, extra3,

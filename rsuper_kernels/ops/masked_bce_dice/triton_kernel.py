@@ -14,6 +14,7 @@ import triton.language as tl
 from rsuper_kernels import gpu, native
 from rsuper_kernels.tables import groups_of_planes
 from rsuper_kernels.tiles import (
+    PLAIN,
     add_up,
     block_arguments,
     block_count,
@@ -152,7 +153,7 @@ def _masks(
     return kt, k - kt, k, w
 
 
-@triton.jit
+@triton.jit(do_not_specialize=PLAIN)
 def masked_bce_dice_fwd_kernel(
     logits, partials, sums, state, counters, table, targets, known, weights, voxels,
     WEIGHTED: tl.constexpr, SIGMOID: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
@@ -179,7 +180,7 @@ def masked_bce_dice_fwd_kernel(
             add_up(partials + first * blocks, blocks, sums + first, state + first, 6)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=PLAIN)
 def masked_bce_dice_bwd_kernel(
     grad, logits, out, table, targets, known, weights, voxels,
     WEIGHTED: tl.constexpr, SIGMOID: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,

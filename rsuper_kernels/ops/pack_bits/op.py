@@ -74,7 +74,7 @@ def pack_masks(masks: torch.Tensor, groups: Sequence[Sequence[int]] | None = Non
         masks: (N, D, H, W), any dtype; every value other than 0 is inside.
         groups: per mask of the result, the planes of `masks` whose union it is, none for an empty mask; None: each
             plane by itself.
-        impl: "auto", "reference" or "cpu".
+        impl: "auto", "reference", "cpu" or "triton".
 
     Returns:
         G masks as bits, N of them without groups. No gradient.
@@ -99,7 +99,7 @@ def pack_labels(
         labels: integer label map (B, D, H, W).
         sample: the sample of each of G groups.
         ids: per group, the label ids whose union it is. Ids that do not occur give an empty mask.
-        impl: "auto", "reference" or "cpu".
+        impl: "auto", "reference", "cpu" or "triton".
 
     Returns:
         G masks as bits.

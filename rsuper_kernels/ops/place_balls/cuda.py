@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from rsuper_kernels.ops.ball_search.fields import fields
+from rsuper_kernels.ops.ball_search.triton_fields import fields
 from rsuper_kernels.ops.ball_search.triton_kernel import search
 from rsuper_kernels.ops.ball_select.cuda import Selection, select_in_balls
 from rsuper_kernels.tables import split

@@ -98,7 +98,7 @@ def place_balls(
         sigma: width of the Gaussian search kernel in radii; None for a flat ball. See `geometry.ball_kernel`.
         keep_bodies: give the body of each tumour, too; without, `bodies` is empty, which saves its memory.
         activation: "sigmoid" for logits, "identity" if `logits` already holds probabilities.
-        impl: "auto", "reference" or "cpu".
+        impl: "auto", "reference", "cpu", "cuda" or "triton".
 
     Returns:
         Core, body and ring of the planes and the body of each tumour; centres as `ball_search` and voxels as

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from rsuper_kernels import gpu
-from rsuper_kernels.ops.ball_search.fields import fields
+from rsuper_kernels.ops.ball_search.triton_fields import fields
 from rsuper_kernels.ops.ball_search.triton_kernel import search
 from rsuper_kernels.ops.ball_select.reference import ball_select
 from rsuper_kernels.ops.pack_bits.triton_kernel import pack_masks, unpack_masks

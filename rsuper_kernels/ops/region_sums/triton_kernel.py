@@ -14,6 +14,7 @@ import triton.language as tl
 from rsuper_kernels import gpu, native
 from rsuper_kernels.tables import groups_of_planes
 from rsuper_kernels.tiles import (
+    PLAIN,
     add_up,
     block_arguments,
     block_count,
@@ -116,7 +117,7 @@ def _weights(
     return (held & inside).to(tl.float32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=PLAIN)
 def region_sums_fwd_kernel(
     logits, partials, sums, state, counters, table, regions, ids, channels, voxels,
     LABELS: tl.constexpr, SIGMOID: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
@@ -136,7 +137,7 @@ def region_sums_fwd_kernel(
             add_up(partials + group * blocks, blocks, sums + group, state + group, 1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=PLAIN)
 def region_sums_bwd_kernel(
     grad, logits, out, table, regions, ids, channels, voxels,
     LABELS: tl.constexpr, SIGMOID: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,

@@ -17,6 +17,7 @@ from rsuper_kernels.ops.pack_bits.triton_kernel import (
     half_words_per_row,
     load_half_words,
 )
+from rsuper_kernels.tiles import probability as probability_of
 
 NO_BOX = tl.constexpr(-(1 << 30))
 """What boxes hold before a voxel is in them."""
@@ -112,9 +113,7 @@ def fields_kernel(
         bits = bits_of(words)
     inside = bits != 0
     value = tl.load(logits + plane * rows * width + voxels, mask=read, other=0).to(tl.float32)
-    if SIGMOID:
-        value = 1 / (1 + tl.exp(-value))
-    value = tl.where(inside, value, 0.0)
+    value = tl.where(inside, probability_of(value, SIGMOID, True), 0.0)
     field = field.to(tl.int64)
     tl.store(q + field * rows * width + voxels, value, mask=inside_row)
     count = rows * half_words_per_row(width)
