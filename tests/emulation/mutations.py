@@ -44,8 +44,8 @@ class Mutation:
 
 PACK = "rsuper_kernels/ops/pack_bits/triton_kernel.py"
 SEARCH = "rsuper_kernels/ops/ball_search/triton_kernel.py"
-SCORES = "rsuper_kernels/ops/ball_search/scores.py"
-FIELDS = "rsuper_kernels/ops/ball_search/fields.py"
+SCORES = "rsuper_kernels/ops/ball_search/triton_scores.py"
+FIELDS = "rsuper_kernels/ops/ball_search/triton_fields.py"
 CURVES = "rsuper_kernels/ops/curves/triton_kernel.py"
 SELECT = "csrc/cuda/ball_select.cu"
 RANKS = "csrc/cuda/rank_weights.cu"
@@ -139,11 +139,10 @@ MUTATIONS = [
     ),
     Mutation(
         "a wrong exclusion",
-        SELECT,
-        "pieces[b].bits &= mask[b] & ~lost[b];",
-        "pieces[b].bits &= mask[b];",
-        "test_place_balls.py::test_cuda",
-        "noise",
+        DILATE,
+        "masks[beside[b] * size + i]",
+        "masks[b * size + i]",
+        "test_dilate.py::test_masks_beside",
     ),
     Mutation(
         "the last of equal centres",
@@ -168,10 +167,9 @@ MUTATIONS = [
     ),
     Mutation(
         "no order between programs",
-        SEARCH,
-        "if tl.atomic_add(counters + n, 1) == programs - 1:\n        tl.store(counters + n, 0)\n        tl.store(",
-        "if tl.atomic_add(counters + n, 1, sem='relaxed') == programs - 1:\n        tl.store(counters + n, 0)\n"
-        "        tl.store(",
+        "rsuper_kernels/tiles.py",
+        'sem="release") == programs - 1',
+        'sem="relaxed") == programs - 1',
         "test_ball_search.py::test_the_first_of_equal_centres_wins",
     ),
     Mutation(
