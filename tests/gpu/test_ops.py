@@ -209,7 +209,7 @@ def test_curves(impl):
 
     def volumes(x: torch.Tensor, device: str, impl: str) -> torch.Tensor:
         options = {"voxel": 1.5, "most": 5e4, "tolerance": 0.1, "smoothing": 500.0, "impl": impl}
-        return volume(x.flatten(0, 1)[:, :2], [200.0] * 6, [50.0] * 6, [False, True] * 3, **options)
+        return volume(x.flatten(0, 1)[:, :2], [200.0] * 6, [50.0] * 6, [False, True] * 3, **options).view(1)
 
     def entropies(x: torch.Tensor, device: str, impl: str) -> torch.Tensor:
         return torch.stack(bce_dice(x, [0.5] * 6, [0.25] * 6, voxels=1000, impl=impl))

@@ -61,7 +61,7 @@ def outcome(function, inputs: list[torch.Tensor], seed: int) -> list[torch.Tenso
     """What a function returns, and its gradients for a random grad_output."""
     leaves = [x.detach().clone(memory_format=torch.preserve_format).requires_grad_() for x in inputs]
     out = function(*leaves)
-    return [out.detach(), *torch.autograd.grad(out, leaves, noise(seed, *out.shape).to(out.dtype))]
+    return [out.detach(), *torch.autograd.grad(out, leaves, noise(seed, *out.shape).to(out))]
 
 
 def compare(impl: str, function, inputs: list[torch.Tensor], seed: int, atol: float = 1e-30) -> None:
