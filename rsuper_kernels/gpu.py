@@ -11,16 +11,19 @@ import contextlib
 import functools
 import hashlib
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 
 Argument = torch.Tensor | int | float
+
+
+Kernel = TypeVar("Kernel")
 
 
 class Launcher(Protocol):
@@ -114,6 +117,32 @@ def _module(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
+_register_limits: dict[str, int] = {}
+
+
+def registers(most: int) -> Callable[[Kernel], Kernel]:
+    """Decorates a kernel of `triton.jit` whose threads get at most so many registers on an NVIDIA GPU.
+
+    With a limit of its own, ptxas does not move numbers to memory in order to fit one more block.
+    """
+
+    def limited(kernel: Kernel) -> Kernel:
+        _register_limits[_name(kernel)] = most
+        return kernel
+
+    return limited
+
+
+def compile_options(kernel: Any, warps: int, amd: bool) -> dict[str, int]:
+    """What Triton is told about a kernel beside its arguments."""
+    most = _register_limits.get(_name(kernel))
+    return {"num_warps": warps} if most is None or amd else {"num_warps": warps, "maxnreg": most}
+
+
+def _name(kernel: Any) -> str:
+    return f"{kernel.fn.__module__}:{kernel.fn.__name__}"
+
+
 def launch_triton(kernel: Any, grid: tuple[int, ...], warps: int = 4, **arguments: Any) -> None:
     """Run a Triton kernel over `grid`; nothing where the grid is empty. See `Launcher.triton`."""
     if 0 not in grid:
@@ -137,7 +166,7 @@ class _Device:
 
     def triton(self, kernel: Any, grid: tuple[int, ...], arguments: Mapping[str, Any], warps: int) -> None:
         with torch.cuda.device(_device_of(arguments.values())):
-            kernel[grid](**arguments, num_warps=warps)
+            kernel[grid](**arguments, **compile_options(kernel, warps, amd=torch.version.hip is not None))
 
     def cuda(
         self, source: str, kernel: str, grid: tuple[int, ...], threads: int, arguments: Sequence[Argument], shared: int

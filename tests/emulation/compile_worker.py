@@ -16,6 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
+from rsuper_kernels import gpu
 from tests.emulation.compiler import CompileError, receive, send
 
 
@@ -26,7 +27,7 @@ def compiled(kernel: str, arguments: dict[str, Any], warps: int, target: str | i
     gpu_target = GPUTarget("hip", target, 64) if amd else GPUTarget("cuda", target, 32)
     backend = make_backend(gpu_target)
     bind = create_function_from_signature(function.signature, function.params, backend)
-    keywords = {"num_warps": warps}
+    keywords = gpu.compile_options(function, warps, amd)
     bound, specialization, options = bind(**arguments, **keywords)
     options, signature, constants, attributes = function._pack_args(backend, keywords, bound, specialization, options)
     source = ASTSource(function, signature, constants, attributes)

@@ -23,17 +23,27 @@ TARGET = 100  # the one that it is made for
 DECIDED = ("bce_dice_kernel", "curve_backward_kernel", "unpack_masks_kernel", "volume_kernel")
 # Their loops or branches depend on tables or masks, or they call functions that it does not read.
 UNDECIDED = (
+    "attenuation_stats_bwd_kernel",
+    "attenuation_stats_fwd_kernel",
+    "bound_kernel",
     "combine",
     "combine_kernel",
     "dilate",
     "dilate_kernel",
     "fields_kernel",
     "foreground_weights",
+    "loss_sums_bwd_kernel",
+    "loss_sums_fwd_kernel",
+    "masked_bce_dice_bwd_kernel",
+    "masked_bce_dice_fwd_kernel",
     "pack_labels_kernel",
     "pack_masks_kernel",
+    "region_sums_bwd_kernel",
+    "region_sums_fwd_kernel",
     "screen_kernel",
     "search_kernel",
     "select_in_balls",
+    "target_starts_kernel",
 )
 
 

@@ -247,6 +247,7 @@ def target_starts_kernel(targets, state, counters, starts, spans, words, row_wor
             before += tl.sum(counts, keep_dims=True)
 
 
+@gpu.registers(64)
 @triton.jit(do_not_specialize=PLAIN)
 def loss_sums_fwd_kernel(
     logits, partials, sums, state, counters, table, settings, first, second, extra, output, starts, count,
@@ -284,6 +285,7 @@ def loss_sums_fwd_kernel(
                 add_up(partials + at * tiles, tiles, sums + at, state + at, SIZES[KIND])
 
 
+@gpu.registers(96)
 @triton.jit(do_not_specialize=PLAIN)
 def loss_sums_bwd_kernel(
     grad, logits, out, state, table, settings,

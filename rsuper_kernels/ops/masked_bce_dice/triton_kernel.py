@@ -153,6 +153,7 @@ def _masks(
     return kt, k - kt, k, w
 
 
+@gpu.registers(80)
 @triton.jit(do_not_specialize=PLAIN)
 def masked_bce_dice_fwd_kernel(
     logits, partials, sums, state, counters, table, targets, known, weights, voxels,
