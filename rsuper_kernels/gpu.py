@@ -117,26 +117,27 @@ def _module(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-_register_limits: dict[str, int] = {}
+_register_limits: dict[str, Callable[[Mapping[str, Any]], int]] = {}
 
 
-def registers(most: int) -> Callable[[Kernel], Kernel]:
+def registers(most: int | Callable[[Mapping[str, Any]], int]) -> Callable[[Kernel], Kernel]:
     """Decorates a kernel of `triton.jit` whose threads get at most so many registers on an NVIDIA GPU.
 
-    With a limit of its own, ptxas does not move numbers to memory in order to fit one more block.
+    With a limit of its own, which may depend on the arguments, ptxas does not move numbers to memory in order to fit
+    one more block.
     """
 
     def limited(kernel: Kernel) -> Kernel:
-        _register_limits[_name(kernel)] = most
+        _register_limits[_name(kernel)] = most if callable(most) else lambda _: most
         return kernel
 
     return limited
 
 
-def compile_options(kernel: Any, warps: int, amd: bool) -> dict[str, int]:
+def compile_options(kernel: Any, arguments: Mapping[str, Any], warps: int, amd: bool) -> dict[str, int]:
     """What Triton is told about a kernel beside its arguments."""
     most = _register_limits.get(_name(kernel))
-    return {"num_warps": warps} if most is None or amd else {"num_warps": warps, "maxnreg": most}
+    return {"num_warps": warps} if most is None or amd else {"num_warps": warps, "maxnreg": most(arguments)}
 
 
 def _name(kernel: Any) -> str:
@@ -166,7 +167,8 @@ class _Device:
 
     def triton(self, kernel: Any, grid: tuple[int, ...], arguments: Mapping[str, Any], warps: int) -> None:
         with torch.cuda.device(_device_of(arguments.values())):
-            kernel[grid](**arguments, **compile_options(kernel, warps, amd=torch.version.hip is not None))
+            amd = torch.version.hip is not None
+            kernel[grid](**arguments, **compile_options(kernel, arguments, warps, amd))
 
     def cuda(
         self, source: str, kernel: str, grid: tuple[int, ...], threads: int, arguments: Sequence[Argument], shared: int

@@ -119,12 +119,31 @@ def test_triton_launch(calls):
     """All parameters by name, the warps, the grid, on the tensor's device."""
 
     class Kernel:
+        def fn(self):
+            """What the decorator of Triton wraps."""
+
         def __getitem__(self, grid):
             return lambda **arguments: calls.launches.append((grid, arguments, list(calls.open)))
 
     x = OnCuda(4096)
     gpu.launch_triton(Kernel(), (3, 2), warps=8, count=5, x=x, BLOCK=64)
     assert calls.launches == [((3, 2), {"count": 5, "x": x, "BLOCK": 64, "num_warps": 8}, ["torch cuda:1"])]
+
+
+@pytest.mark.parametrize(("hip", "limit"), [(None, {"maxnreg": 96}), ("6.4", {})])
+def test_limits_of_registers_are_for_nvidia(calls, monkeypatch, hip, limit):
+    class Kernel:
+        def fn(self):
+            """What the decorator of Triton wraps."""
+
+        def __getitem__(self, grid):
+            return lambda **arguments: calls.launches.append(arguments)
+
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(gpu, "_register_limits", {})
+    x, kernel = OnCuda(4096), gpu.registers(lambda arguments: 90 + arguments["KIND"])(Kernel())
+    gpu.launch_triton(kernel, (1,), x=x, KIND=6)
+    assert calls.launches == [{"x": x, "KIND": 6, "num_warps": 4} | limit]
 
 
 def test_empty_grids_start_nothing(calls):

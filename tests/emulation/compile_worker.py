@@ -27,7 +27,7 @@ def compiled(kernel: str, arguments: dict[str, Any], warps: int, target: str | i
     gpu_target = GPUTarget("hip", target, 64) if amd else GPUTarget("cuda", target, 32)
     backend = make_backend(gpu_target)
     bind = create_function_from_signature(function.signature, function.params, backend)
-    keywords = gpu.compile_options(function, warps, amd)
+    keywords = gpu.compile_options(function, arguments, warps, amd)
     bound, specialization, options = bind(**arguments, **keywords)
     options, signature, constants, attributes = function._pack_args(backend, keywords, bound, specialization, options)
     source = ASTSource(function, signature, constants, attributes)

@@ -247,7 +247,7 @@ def target_starts_kernel(targets, state, counters, starts, spans, words, row_wor
             before += tl.sum(counts, keep_dims=True)
 
 
-@gpu.registers(64)
+@gpu.registers(lambda arguments: 112 if arguments["KIND"] == WEIGHTED_BCE_DICE.value else 96)
 @triton.jit(do_not_specialize=PLAIN)
 def loss_sums_fwd_kernel(
     logits, partials, sums, state, counters, table, settings, first, second, extra, output, starts, count,
@@ -285,7 +285,7 @@ def loss_sums_fwd_kernel(
                 add_up(partials + at * tiles, tiles, sums + at, state + at, SIZES[KIND])
 
 
-@gpu.registers(96)
+@gpu.registers(128)
 @triton.jit(do_not_specialize=PLAIN)
 def loss_sums_bwd_kernel(
     grad, logits, out, state, table, settings,
