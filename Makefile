@@ -4,6 +4,9 @@ PYTHON ?= python3
 PIP_FLAGS := --quiet --disable-pip-version-check
 BUILD_TOOLS := setuptools cmake ninja pybind11
 
+# Processes that share the tests; each takes about a gigabyte.
+WORKERS ?= -n 2 --dist worksteal
+
 BIN := .venv/bin
 ENV := .venv/.made
 OLDEST := .venv-oldest/bin
@@ -25,10 +28,10 @@ demo: $(ENV) ## learn tumours in a real CT from report sentences; writes runs/de
 	@$(BIN)/rsuper demo --out runs/demo
 
 test: $(ENV) ## run all tests; those for a GPU run on a fake one where there is none
-	@RSUPER_FAKE_GPU=1 $(BIN)/pytest -q
+	@RSUPER_FAKE_GPU=1 $(BIN)/pytest -q $(WORKERS)
 
 test-fast: $(ENV) ## run all tests but the slow ones
-	@$(BIN)/pytest -q -m "not slow"
+	@$(BIN)/pytest -q -m "not slow" $(WORKERS)
 
 test-gpu: $(ENV) cuda ## run the tests that need a CUDA device
 	@TRITON_INTERPRET=0 $(BIN)/pytest -q tests/gpu
