@@ -116,11 +116,13 @@ def test_fields_of_logits_and_bits(triton, dtype, shape):
     inside[1] = False
     inside[2, :, 1:] = False
     pairs = [(3, 0), (0, 2), (1, 1), (2, 0), (3, 2)]
-    (q, _), boxes = fields.fields(
+    (q, filled, _), boxes = fields.fields(
         logits, pack(inside), pairs, "sigmoid", [2, 0, 1, -1, -1], torch.zeros(4, 6, dtype=torch.int32)
     )
     planes, masks = logits.flatten(0, 1)[[p for p, _ in pairs]], inside[[m for _, m in pairs]]
-    torch.testing.assert_close(q, torch.where(masks, planes.float().sigmoid(), 0), rtol=2e-6, atol=0)
+    assert torch.equal(filled.bool(), masks.any(3))
+    expected = torch.where(masks, planes.float().sigmoid(), 0)
+    torch.testing.assert_close(q[filled.bool()], expected[filled.bool()], rtol=2e-6, atol=0)
     for row, mask in ((2, 0), (0, 2)):
         voxels = inside[mask].nonzero()
         assert boxes[row].tolist() == [*(2**30 - voxels).amax(0).tolist(), *(1 + voxels.amax(0)).tolist()]

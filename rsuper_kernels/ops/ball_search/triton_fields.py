@@ -32,6 +32,8 @@ class Fields(NamedTuple):
 
     q: torch.Tensor
     """(F, D, H, W) float32, the probability where a mask holds a voxel, 0 elsewhere."""
+    filled: torch.Tensor
+    """(F, D, H) int8, whether a row of q has been written: rows without a voxel inside are not."""
     sums: torch.Tensor
     """(F, D, H, 2 ceil(W / 64)) float32, no less than the sums of q over segments."""
 
@@ -64,6 +66,7 @@ def fields(
     table = [number for pair, row in zip(pairs, box_rows, strict=True) for number in (*pair, row)]
     segments = 2 * triton.cdiv(width, 64)
     q = torch.empty(len(pairs), depth, height, width, dtype=torch.float32, device=device)
+    filled = torch.empty(len(pairs), depth, height, dtype=torch.int8, device=device)
     sums = torch.empty(len(pairs), depth, height, segments, dtype=torch.float32, device=device)
     if boxes is None:
         boxes = torch.zeros(len(pairs), 6, dtype=torch.int32, device=device)
@@ -74,6 +77,7 @@ def fields(
         masks=masks.contiguous().view(torch.int8 if dense else torch.int32),
         table=gpu.table(table, torch.int32, device),
         q=q,
+        filled=filled,
         sums=sums,
         boxes=boxes,
         rows=depth * height,
@@ -82,8 +86,9 @@ def fields(
         DENSE=dense,
         SIGMOID=activation == "sigmoid",
         BLOCK=HALF_WORDS,
+        SEGMENTS=triton.next_power_of_2(segments),
     )
-    return Fields(q, sums), boxes
+    return Fields(q, filled, sums), boxes
 
 
 @triton.jit
@@ -92,6 +97,7 @@ def fields_kernel(
     masks,
     table,
     q,
+    filled,
     sums,
     boxes,
     rows,
@@ -100,14 +106,22 @@ def fields_kernel(
     DENSE: tl.constexpr,
     SIGMOID: tl.constexpr,
     BLOCK: tl.constexpr,
+    SEGMENTS: tl.constexpr,
 ):
     field = tl.program_id(1)
     plane, mask = tl.load(table + 3 * field).to(tl.int64), tl.load(table + 3 * field + 1).to(tl.int64)
     half_words, voxels, inside_row = half_words_and_voxels(rows, width, BLOCK)
+    per_row = half_words_per_row(width)
+    row = half_words // per_row
     if DENSE:
-        read = inside_row
+        read, fill = inside_row, half_words < rows * per_row
         bits = tl.load(masks + mask * rows * width + voxels, mask=read, other=0)
     else:
+        segment = tl.arange(0, SEGMENTS)[None, :]
+        of_row = tl.load(
+            masks + mask * rows * per_row + row * per_row + segment, mask=(row < rows) & (segment < per_row), other=0
+        )
+        fill = tl.max((of_row != 0).to(tl.int32), axis=1)[:, None] != 0
         words = load_half_words(masks, mask, half_words, rows, width)
         # of a whole half word, so that it stays one wide load
         read = inside_row & (words != 0)
@@ -116,15 +130,15 @@ def fields_kernel(
     value = tl.load(logits + plane * rows * width + voxels, mask=read, other=0).to(tl.float32)
     value = tl.where(inside, probability_of(value, SIGMOID, True), 0.0)
     field = field.to(tl.int64)
-    tl.store(q + field * rows * width + voxels, value, mask=inside_row)
-    count = rows * half_words_per_row(width)
+    tl.store(q + field * rows * width + voxels, value, mask=inside_row & fill)
+    tl.store(filled + field * rows + row, fill.to(tl.int8), mask=(row < rows) & (half_words % per_row == 0))
+    count = rows * per_row
     tl.store(sums + field * count + half_words, tl.sum(value, axis=1)[:, None], mask=half_words < count)
 
     box_row = tl.load(table + 3 * field + 2)
     any_inside = tl.max(inside.to(tl.int32), axis=1)[:, None] != 0
     if (box_row >= 0) & (tl.max(any_inside.to(tl.int32)) != 0):
         box = boxes + 6 * box_row
-        row = half_words // half_words_per_row(width)
         z, y, x = row // height, row % height, voxels - row * width
         tl.atomic_max(box, tl.max(tl.where(any_inside, -z + START, 0)), sem="relaxed")
         tl.atomic_max(box + 1, tl.max(tl.where(any_inside, -y + START, 0)), sem="relaxed")

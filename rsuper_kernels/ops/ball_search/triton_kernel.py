@@ -84,6 +84,7 @@ def search(
     near = [(1 - TIE.value - coarse.errors[k] - fine.errors[k], 1 - TIE.value - 2 * fine.errors[k]) for k in kind_of]
     common: dict[str, Any] = {
         "q": searched.q,
+        "filled": searched.filled,
         "boxes": boxes,
         "searches": _searches(field_of, box_of, kind_of, fine, device),
         "steps": gpu.table(fine.steps, torch.int32, device),
@@ -162,6 +163,7 @@ def _searches(
 @triton.jit
 def bound_kernel(
     q,
+    filled,
     sums,
     boxes,
     coarse_searches,
@@ -195,6 +197,7 @@ def bound_kernel(
     for tile in range(tl.program_id(0), tl.cdiv(rows, BOUND_ROWS), programs):
         scores, _ = tile_scores(
             sums,
+            filled,
             boxes,
             coarse_searches,
             coarse_steps,
@@ -225,6 +228,7 @@ def bound_kernel(
         if highest >= 0:
             scores, _ = tile_scores(
                 q,
+                filled,
                 boxes,
                 searches,
                 steps,
@@ -245,9 +249,11 @@ def bound_kernel(
         tl.store(known + n, best)
 
 
+@gpu.registers(80)
 @triton.jit
 def screen_kernel(
     q,
+    filled,
     boxes,
     searches,
     steps,
@@ -277,6 +283,7 @@ def screen_kernel(
         if may_win(bound, tl.load(known + n), tl.load(near + 2 * n)):
             scores, _ = tile_scores(
                 q,
+                filled,
                 boxes,
                 searches,
                 steps,
@@ -301,6 +308,7 @@ def screen_kernel(
 @triton.jit
 def search_kernel(
     q,
+    filled,
     boxes,
     searches,
     steps,
@@ -331,6 +339,7 @@ def search_kernel(
         if may_win(tl.load(screened + before + tile), known, tl.load(near + 2 * n + 1)):
             scores, index = tile_scores(
                 q,
+                filled,
                 boxes,
                 searches,
                 steps,
@@ -371,6 +380,7 @@ def search_kernel(
             if tl.load(maxima + before + winner, cache_modifier=".cg") < best:
                 scores, index = tile_scores(
                     q,
+                    filled,
                     boxes,
                     searches,
                     steps,

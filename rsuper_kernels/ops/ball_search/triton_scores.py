@@ -28,6 +28,7 @@ def rows_of_box(boxes, searches, n):
 @triton.jit
 def tile_scores(
     values,
+    filled,
     boxes,
     searches,
     steps,
@@ -49,7 +50,9 @@ def tile_scores(
     They are added up in the dtype of the weights. A column is UNIT voxels, and `width` the number of columns.
     """
     dtype = weights.dtype.element_ty
-    values += tl.load(searches + 4 * n).to(tl.int64) * depth * height * width
+    field = tl.load(searches + 4 * n).to(tl.int64)
+    values += field * depth * height * width
+    filled += field * depth * height
     box = boxes + 6 * tl.load(searches + 4 * n + 1)
     first_level, reach = tl.load(searches + 4 * n + 2), tl.load(searches + 4 * n + 3)
     z0, y0, x0 = -tl.load(box) + START, -tl.load(box + 1) + START, (-tl.load(box + 2) + START) // UNIT
@@ -73,6 +76,10 @@ def tile_scores(
                 dz, dy = step >> 16, (step & 0xFFFF) - (1 << 15)
                 # of numbers below 0, the unsigned ones are large
                 inside = ((z + dz).to(tl.uint32) < z1 - z0) & ((y + dy).to(tl.uint32) < y1 - y0)
+                if UNIT == 1:
+                    # rows without a voxel inside have not been written
+                    at_row = (z0 + z + dz) * height + y0 + y + dy
+                    inside &= tl.load(filled + at_row, mask=inside, other=0) != 0
                 value = tl.load(values + at + (dz * height + dy) * width, mask=inside & read, other=0)
                 added += tl.load(weights + run) * value.to(dtype)
         weighted = tl.load(profile + level) * added
