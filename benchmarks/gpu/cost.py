@@ -38,6 +38,7 @@ class Case:
     bytes_at_most: float
     """Times the floor."""
     launches_at_most: int | None
+    """Of a call, which is the forward pass."""
     edge: int = 64
     """Voxels, of the patch that is measured."""
     options: dict[str, Any] = field(default_factory=dict)
@@ -69,7 +70,9 @@ class Cost:
     bytes: int
     at_most: float
     launches: int
+    """Of the forward pass."""
     launches_at_most: int | None
+    launches_backward: int
     syncs: dict[str, int]
     ours: dict[str, dict[str, int]]
     """Launches of our kernels by name, with the bytes that they read and write."""
@@ -95,19 +98,21 @@ def floor(given: Inputs, loss: Loss, edge: int) -> int:
     return (2 * taking_part + planes) * size * voxels + taking_part * voxels // 8
 
 
-def count(device: FakeDevice, case: Case) -> Counts:
-    """Of a step that is not the first of its process."""
+def count(device: FakeDevice, case: Case) -> tuple[Counts, int]:
+    """Of a step that is not the first of its process, and how many launches are its forward pass's."""
     Step(case.loss, case.inputs(8))()
     step = Step(case.loss, case.inputs(case.edge))
     with device.counting() as counts:
-        step()
-    return counts
+        losses = step.forward()
+        forward = counts.launches
+        step.backward(losses)
+    return counts, forward
 
 
 def measure(case: Case, emulator: Any, impls: list[str]) -> Cost:
     """Count in the case's patch, and carry it on to 128^3."""
     with fake_device(emulator, impls) as device:
-        counts = count(device, case)
+        counts, forward = count(device, case)
         lower_bound = floor(case.inputs(8), case.loss, PATCH)
     times = (PATCH // case.edge) ** 3
     return Cost(
@@ -115,8 +120,9 @@ def measure(case: Case, emulator: Any, impls: list[str]) -> Cost:
         lower_bound,
         times * counts.nbytes,
         case.bytes_at_most,
-        counts.launches,
+        forward,
         case.launches_at_most,
+        counts.launches - forward,
         dict(counts.syncs),
         {name: _row(moved, times) for name, moved in counts.ours.items()},
         {name: _row(moved, times) for name, moved in counts.torchs.items()},
@@ -130,14 +136,14 @@ def _row(moved: Moved, times: int) -> dict[str, int]:
 def table(costs: dict[str, Cost]) -> str:
     """As Markdown."""
     lines = [
-        "| forward and backward, B = 2, 128³, float32 | bytes | floor | ratio | limit | launches | limit | syncs |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| B = 2, 128³, float32 | bytes | floor | ratio | limit | launches forward | limit | backward | syncs |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for cost in costs.values():
         limit = "" if cost.launches_at_most is None else cost.launches_at_most
         lines.append(
             f"| {cost.title} | {cost.bytes / 1e6:.1f} MB | {cost.floor / 1e6:.1f} MB | {cost.ratio:.2f} "
-            f"| {cost.at_most} | {cost.launches} | {limit} | {sum(cost.syncs.values())} |"
+            f"| {cost.at_most} | {cost.launches} | {limit} | {cost.launches_backward} | {sum(cost.syncs.values())} |"
         )
     for cost in costs.values():
         lines += ["", f"**{cost.title}**", "", "| kernel | launches | read | written |", "|---|---:|---:|---:|"]

@@ -38,11 +38,17 @@ class Step:
 
     def __call__(self) -> tuple[torch.Tensor, ...]:
         """The loss or its parts; gradients are in the heads."""
+        losses = self.forward()
+        self.backward(losses)
+        return losses
+
+    def forward(self) -> tuple[torch.Tensor, ...]:
         for logits in self.given.heads:
             logits.grad = None
-        losses = self.loss(self.given, self.impl)
+        return self.loss(self.given, self.impl)
+
+    def backward(self, losses: tuple[torch.Tensor, ...]) -> None:
         torch.autograd.backward(losses, [self._one] * len(losses))
-        return losses
 
     @property
     def nbytes(self) -> int:

@@ -160,6 +160,7 @@ def _searches(
     return gpu.table([number for row in rows for number in row], torch.int32, device)
 
 
+@gpu.registers(64)
 @triton.jit
 def bound_kernel(
     q,
@@ -305,6 +306,7 @@ def screen_kernel(
         tl.store(screened + n * tiles + tile, best)
 
 
+@gpu.registers(96)
 @triton.jit
 def search_kernel(
     q,

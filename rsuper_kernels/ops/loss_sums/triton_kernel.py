@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from rsuper_kernels.ops.loss_sums.triton_terms import (
 from rsuper_kernels.tables import groups_of_planes, split
 from rsuper_kernels.tiles import (
     LANES,
+    ODD,
     PLAIN,
     Tiles,
     add_up,
@@ -227,6 +228,17 @@ def _slots(terms: Sequence[_Term], unused: torch.Tensor, activation: str) -> dic
     return {**arguments, "KINDS": tuple(kinds), "SIGMOID": activation == "sigmoid"}
 
 
+def _most_forward(arguments: Mapping[str, Any]) -> int:
+    """Registers, as few as hold all numbers: rows that vectors do not divide take more, as do weights."""
+    if arguments["ROWS"] == ODD.value:
+        return 128
+    return 112 if arguments["KIND"] == WEIGHTED_BCE_DICE.value else 96
+
+
+def _most_backward(arguments: Mapping[str, Any]) -> int:
+    return 168 if arguments["ROWS"] == ODD.value else 128
+
+
 @triton.jit(do_not_specialize=PLAIN)
 def target_starts_kernel(targets, state, counters, starts, spans, words, row_words, mask_words):
     """Target voxels of each group before each span, (groups, spans) from `starts` on in the state."""
@@ -247,7 +259,7 @@ def target_starts_kernel(targets, state, counters, starts, spans, words, row_wor
             before += tl.sum(counts, keep_dims=True)
 
 
-@gpu.registers(lambda arguments: 112 if arguments["KIND"] == WEIGHTED_BCE_DICE.value else 96)
+@gpu.registers(_most_forward)
 @triton.jit(do_not_specialize=PLAIN)
 def loss_sums_fwd_kernel(
     logits, partials, sums, state, counters, table, settings, first, second, extra, output, starts, count,
@@ -285,7 +297,7 @@ def loss_sums_fwd_kernel(
                 add_up(partials + at * tiles, tiles, sums + at, state + at, SIZES[KIND])
 
 
-@gpu.registers(128)
+@gpu.registers(_most_backward)
 @triton.jit(do_not_specialize=PLAIN)
 def loss_sums_bwd_kernel(
     grad, logits, out, state, table, settings,
