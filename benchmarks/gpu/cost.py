@@ -49,7 +49,7 @@ class Case:
 
 CASES = {
     "volume": Case("volume loss, label map", volume, 1.15, 6),
-    "ball": Case("ball loss, tumours of 30, 20 and 12 mm", ball, 1.6, 10 + 4 * len(TUMOURS), edge=32),
+    "ball": Case("ball loss, tumours of 30, 20 and 12 mm", ball, 1.6, 10 + 4 * len(TUMOURS)),
     "total": Case(
         "full training loss, two heads, 42 classes",
         total,
