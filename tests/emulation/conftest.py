@@ -25,6 +25,10 @@ def emulated(triton: str, cuda: str | None = None) -> Any:
         pytest.skip(str(error))
 
 
+# Of Triton kernels and of those in CUDA C++.
+CUDA = {"shim": ("interpreter", "shim"), "ptx": ("ptx", "nvcc")}
+
+
 @pytest.fixture(params=["interpreter", "ptx"])
 def triton(request):
     """impl="triton" serves tensors on the CPU, by Triton's interpreter and by the PTX that Triton emits."""
@@ -35,6 +39,13 @@ def triton(request):
 @pytest.fixture(params=["shim", "ptx"])
 def cuda(request):
     """impl="cuda" serves tensors on the CPU, by C++ fibers and by the PTX that nvcc emits."""
-    emulators = {"shim": ("interpreter", "shim"), "ptx": ("ptx", "nvcc")}
-    with gpu.stand_in(emulated(*emulators[request.param])):
+    with gpu.stand_in(emulated(*CUDA[request.param])):
         yield request.param
+
+
+@pytest.fixture(params=["triton-interpreter", "triton-ptx", "cuda-shim", "cuda-ptx"])
+def kernels(request):
+    """The impl of an op written both in Triton and in CUDA C++; emulators serve it on tensors of the CPU."""
+    impl, emulator_name = request.param.split("-")
+    with gpu.stand_in(emulated(*(CUDA[emulator_name] if impl == "cuda" else (emulator_name,))), [impl]):
+        yield impl

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dilation's kernel against the reference, pass after pass."""
+"""The dilation's kernels against the reference, pass after pass."""
 
 import pytest
 import torch
@@ -29,28 +29,28 @@ def sparse(*shape: int) -> BitMasks:
 
 @pytest.mark.parametrize("width", [5, 63, 64, 65, 130])
 @pytest.mark.parametrize("element", ELEMENTS.values(), ids=ELEMENTS.keys())
-def test_dilate(cuda, width, element):
+def test_dilate(kernels, width, element):
     masks = sparse(2, 2, 3, width)
-    got, expected = (dilate(masks, element, impl=impl).words for impl in ("cuda", "reference"))
+    got, expected = (dilate(masks, element, impl=impl).words for impl in (kernels, "reference"))
     assert torch.equal(got, expected)
 
 
-def test_long_cascade(cuda):
+def test_long_cascade(kernels):
     """The public code's kernel of 31 voxels: five passes, one launch."""
     masks = sparse(1, 4, 9, 70)
-    got, expected = (dilate(masks, cascade_element(31), impl=impl).words for impl in ("cuda", "reference"))
+    got, expected = (dilate(masks, cascade_element(31), impl=impl).words for impl in (kernels, "reference"))
     assert torch.equal(got, expected)
 
 
 @pytest.mark.parametrize("name", ["ball", "corners"])
-def test_masks_beside(cuda, name):
+def test_masks_beside(kernels, name):
     """One mask without others, one without several, one that stays, one whose dilation is plain."""
     masks = sparse(5, 3, 4, 66)
     beside = [[1], [0, 2, 4], None, [], [0]]
-    got, expected = (dilate(masks, ELEMENTS[name], beside=beside, impl=i).words for i in ("cuda", "reference"))
+    got, expected = (dilate(masks, ELEMENTS[name], beside=beside, impl=i).words for i in (kernels, "reference"))
     assert torch.equal(got, expected)
     assert torch.equal(got[2], masks.words[2])
 
 
-def test_no_masks(cuda):
-    assert len(dilate(sparse(0, 2, 3, 5), ELEMENTS["ball"], impl="cuda")) == 0
+def test_no_masks(kernels):
+    assert len(dilate(sparse(0, 2, 3, 5), ELEMENTS["ball"], impl=kernels)) == 0

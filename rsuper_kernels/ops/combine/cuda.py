@@ -10,20 +10,18 @@ from functools import lru_cache
 import torch
 
 from rsuper_kernels import gpu
+from rsuper_kernels.ops.combine.stacks import STACKS, few
 
 _THREADS = 256
 # As in csrc/cuda/combine.cu.
-_STACKS = 6
-_OUTPUTS, _EVERYTHING = _STACKS, _STACKS + 1
+_OUTPUTS, _EVERYTHING = STACKS, STACKS + 1
 
 
 def combine(
     stacks: Sequence[torch.Tensor], width: int, operations: Sequence[int], rows: Sequence[int], counts: Sequence[int]
 ) -> torch.Tensor:
     """Words (O, D, H, words) of the outputs; see reference.py."""
-    if len(stacks) > _STACKS:
-        stacks = [*stacks[: _STACKS - 1], torch.cat(list(stacks[_STACKS - 1 :]))]
-    stacks = [stack.contiguous() for stack in stacks]
+    stacks = few(stacks)
     device, volume = stacks[0].device, stacks[0].shape[1:]
     out = torch.empty(len(counts), *volume, dtype=torch.int64, device=device)
     steps = _packed(tuple(operations), tuple(rows), tuple(len(stack) for stack in stacks))
@@ -33,7 +31,7 @@ def combine(
         (-(-volume.numel() // _THREADS) if counts else 0,),
         _THREADS,
         *stacks,
-        *[stacks[0]] * (_STACKS - len(stacks)),
+        *[stacks[0]] * (STACKS - len(stacks)),
         out,
         gpu.table(steps, torch.int64, device),
         gpu.table(list(itertools.accumulate(counts)), torch.int64, device),

@@ -12,9 +12,8 @@ import triton
 import triton.language as tl
 
 from rsuper_kernels import gpu
+from rsuper_kernels.ops.combine.stacks import STACKS, few
 
-# Tensors that a launch takes.
-STACKS = 6
 WORDS = 256
 
 
@@ -40,18 +39,19 @@ def combine_kernel(
     width,
     WORDS: tl.constexpr,
 ):
-    """`steps` holds where each output's steps end, then (operation, row) of each; stack n has the rows up to end_n."""
+    """`steps`: the bounds of each output's steps, then (operation, row) of each. Stack n has the rows up to end_n."""
     w = tl.program_id(0).to(tl.int64) * WORDS + tl.arange(0, WORDS)
     inside = w < volume_words
     left = width - w % row_words * 64
     every = tl.where(left < 64, (tl.full([WORDS], 1, tl.int64) << tl.minimum(left, 63)) - 1, -1)
-    start = 0
     for o in range(outputs):
-        end = tl.load(steps + o).to(tl.int32)
+        # both are read: Triton 3.7 drops a bound that is carried from one output to the next
+        start = tl.load(steps + o).to(tl.int32)
+        end = tl.load(steps + o + 1).to(tl.int32)
         made = tl.zeros([WORDS], tl.int64)
         for step in range(start, end):
-            operation = tl.load(steps + outputs + 2 * step)
-            row = tl.load(steps + outputs + 2 * step + 1)
+            operation = tl.load(steps + outputs + 1 + 2 * step)
+            row = tl.load(steps + outputs + 2 + 2 * step)
             at = w + (row * volume_words)
             other = tl.load(stack0 + at, inside & (row >= 0) & (row < end0), other=0)
             other |= tl.load(stack1 + at - end0 * volume_words, inside & (row >= end0) & (row < end1), other=0)
@@ -66,21 +66,19 @@ def combine_kernel(
         tl.store(out + w + o * volume_words, made, inside)
         # a later output of this program may read it
         tl.debug_barrier()
-        start = end
 
 
 def combine(
     stacks: Sequence[torch.Tensor], width: int, operations: Sequence[int], rows: Sequence[int], counts: Sequence[int]
 ) -> torch.Tensor:
     """Words (O, D, H, words) of the outputs; see reference.py."""
-    if len(stacks) > STACKS:
-        raise ValueError(f"stacks: expected at most {STACKS} on a GPU, got {len(stacks)}")
+    stacks = few(stacks)
     *_, row_words = shape = stacks[0].shape[1:]
     out = stacks[0].new_empty(len(counts), *shape)
     ends = list(itertools.accumulate(len(stack) for stack in stacks))
     ends += ends[-1:] * (STACKS - len(ends))
     steps = [number for step in zip(operations, rows, strict=True) for number in step]
-    table = gpu.table([*itertools.accumulate(counts), *steps], torch.int64, out.device)
+    table = gpu.table([*itertools.accumulate(counts, initial=0), *steps], torch.int64, out.device)
     slots: dict[str, Any] = {f"stack{i}": stacks[min(i, len(stacks) - 1)] for i in range(STACKS)}
     slots |= {f"end{i}": end for i, end in enumerate(ends)}
     gpu.launch_triton(

@@ -86,7 +86,8 @@ def dilate_kernel(
         for i in range(first, last):
             other = tl.load(masks + tl.load(beside + i) * volume_words + w, inside, other=0)
             result &= other ^ -1
-        result |= own
+        # what stays as it is, and, where others were taken out, what it shares with them
+        result |= tl.where(first == last, 0, own)
     left = width - x * 64
     every = tl.where(left < 64, (tl.full([WORDS], 1, tl.int64) << tl.minimum(left, 63).to(tl.int64)) - 1, -1)
     tl.store(out + first_word + w, result & every, inside)
