@@ -68,27 +68,31 @@ def stand_in(
         _stand_ins.pop()
 
 
+def _emulators(impl: str, device: torch.device | None = None) -> list[_StandIn]:
+    """Those that serve `impl`, on `device` or on any."""
+    return [one for one in _stand_ins if impl in one.impls and (device is None or one.device == device.type)]
+
+
 def stands_in(impl: str, device: torch.device) -> bool:
     """Whether an emulator serves `impl` on `device`."""
-    return any(impl in one.impls and one.device == device.type for one in _stand_ins)
+    return bool(_emulators(impl, device))
 
 
 def only_by_name(impl: str, device: torch.device) -> bool:
     """Whether an emulator serves `impl` on `device`, and only those who ask for it by name."""
-    return any(impl in one.impls and one.device == device.type and not one.auto for one in _stand_ins)
+    return any(not one.auto for one in _emulators(impl, device))
 
 
 def triton_available() -> tuple[bool, str]:
     """Whether Triton kernels can run here, and on what or why not."""
-    if any("triton" in one.impls for one in _stand_ins):
+    if _emulators("triton"):
         return True, "an emulator"
-    reason = _missing("triton", "pip install triton")
-    return _on_gpu(reason, "Triton")
+    return _on_gpu(_missing("triton", "pip install triton"), "Triton")
 
 
 def cuda_available() -> tuple[bool, str]:
     """Whether kernels in CUDA C++ can run here, and on what or why not."""
-    if any("cuda" in one.impls for one in _stand_ins):
+    if _emulators("cuda"):
         return True, "an emulator"
     reason = _missing("cupy", 'pip install "rsuper-kernels[gpu]"')
     if not reason and torch.version.hip:

@@ -117,11 +117,6 @@ def sums_backward(grad: torch.Tensor, logits: torch.Tensor, terms: Sequence[Any]
     return out
 
 
-def planes_of(logits: torch.Tensor, sample: Sequence[int], channel: Sequence[int]) -> list[int]:
-    """Rows of logits (B, C, ...) taken as (B * C, ...)."""
-    return [b * logits.shape[1] + c for b, c in zip(sample, channel, strict=True)]
-
-
 def threads() -> int:
     """As many threads as torch uses."""
     return torch.get_num_threads()

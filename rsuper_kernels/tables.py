@@ -29,9 +29,14 @@ def take(tensor: torch.Tensor, rows: Iterable[int]) -> torch.Tensor:
     return torch.stack(chosen) if chosen else tensor[:0]
 
 
+def planes_of(logits: torch.Tensor, sample: Sequence[int], channel: Sequence[int]) -> list[int]:
+    """Rows of logits (B, C, ...) taken as (B * C, ...)."""
+    return [b * logits.shape[1] + c for b, c in zip(sample, channel, strict=True)]
+
+
 def take_planes(logits: torch.Tensor, sample: Sequence[int], channel: Sequence[int]) -> torch.Tensor:
     """Planes (P, ...) of logits (B, C, ...)."""
-    return take(logits.flatten(0, 1), (b * logits.shape[1] + c for b, c in zip(sample, channel, strict=True)))
+    return take(logits.flatten(0, 1), planes_of(logits, sample, channel))
 
 
 def every_plane(logits: torch.Tensor) -> tuple[list[int], list[int]]:

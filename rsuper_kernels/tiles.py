@@ -7,13 +7,16 @@ plane, which leaves partial sums in float32; the last program of a plane adds th
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
+from rsuper_kernels import gpu
 from rsuper_kernels.bits import words_per_row
+from rsuper_kernels.tables import groups_of_planes
 
 # Voxels to a word: with words of 32 bits, no instruction takes two.
 LANES = tl.constexpr(32)
@@ -83,15 +86,54 @@ def readable(tensor: torch.Tensor) -> torch.Tensor:
 BLOCK = 1024
 
 
-def block_arguments(logits: torch.Tensor) -> dict[str, Any]:
-    """What kernels over blocks of voxels call the sizes of a plane of logits (B, C, D, H, W) and of a block."""
+def _blocks(logits: torch.Tensor) -> tuple[int, dict[str, Any]]:
+    """Blocks of a plane of logits (B, C, D, H, W), and what kernels call the sizes of a plane and of a block."""
     voxels = logits.shape[2:].numel()
-    return {"voxels": voxels, "BLOCK": BLOCK, "ROWS": (ODD if voxels % 16 else ALIGNED).value}
+    return -(-voxels // BLOCK), {"voxels": voxels, "BLOCK": BLOCK, "ROWS": (ODD if voxels % 16 else ALIGNED).value}
 
 
-def block_count(logits: torch.Tensor) -> int:
-    """Blocks of a plane."""
-    return -(-logits.shape[2:].numel() // BLOCK)
+def launch_sums(
+    kernel: Any, logits: torch.Tensor, of_group: Sequence[int], outputs: int, arguments: Mapping[str, Any]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sums (G, outputs) of groups over the blocks of their planes, in float32 and in float64; zeros without voxels."""
+    (blocks, sizes), planes = _blocks(logits), sorted(set(of_group))
+    if blocks == 0 or not planes:
+        zeros = logits.new_zeros(len(of_group), outputs, dtype=torch.float64)
+        return zeros.float(), zeros
+    sums = logits.new_empty(len(of_group), outputs, dtype=torch.float32)
+    state = logits.new_empty(len(of_group), outputs, dtype=torch.float64)
+    gpu.launch_triton(
+        kernel,
+        (blocks, len(planes)),
+        logits=logits,
+        partials=logits.new_empty(len(of_group), outputs, blocks, dtype=torch.float32),
+        sums=sums,
+        state=state,
+        counters=gpu.counters(logits.device),
+        table=gpu.table(groups_of_planes(of_group, planes), torch.int32, logits.device),
+        **arguments,
+        **sizes,
+    )
+    return sums, state
+
+
+def launch_slopes(
+    kernel: Any, grad: torch.Tensor, logits: torch.Tensor, of_group: Sequence[int], arguments: Mapping[str, Any]
+) -> torch.Tensor:
+    """The gradient of logits, every plane of it, from that of the groups' sums."""
+    (blocks, sizes), planes = _blocks(logits), range(logits.shape[0] * logits.shape[1])
+    out = torch.empty_like(logits)
+    gpu.launch_triton(
+        kernel,
+        (blocks, len(planes)),
+        grad=grad.float().contiguous(),
+        logits=logits,
+        out=out,
+        table=gpu.table(groups_of_planes(of_group, planes), torch.int32, logits.device),
+        **arguments,
+        **sizes,
+    )
+    return out
 
 
 # tiles

@@ -23,6 +23,7 @@ from rsuper_kernels.ops.curves import bce_dice
 from rsuper_kernels.ops.loss_sums import BceDice, loss_sums
 from rsuper_kernels.ops.pack_bits import pack_masks, unpack_masks
 from rsuper_kernels.recipes import Recipe, get_recipe
+from rsuper_kernels.tables import planes_of
 
 
 @dataclass
@@ -174,7 +175,7 @@ def ball_targets(
     placement = place_tumours(
         logits.detach(), sample, channel, where.dilated, candidates, where.spacing, recipe, keep_bodies, impl
     )
-    known_rows = None if known is None else [b * logits.shape[1] + c for b, c in planes]
+    known_rows = None if known is None else planes_of(logits, sample, channel)
     tolerated, penalised = _plane_masks(findings, planes, where, placement, known, known_rows, impl)
     return BallTargets(sample, channel, placement, tolerated, penalised)
 

@@ -16,6 +16,7 @@ from rsuper_kernels.ops.combine import ALL, OR, combine
 from rsuper_kernels.ops.dilate import dilate
 from rsuper_kernels.ops.pack_bits import pack_labels, pack_masks
 from rsuper_kernels.recipes import Recipe
+from rsuper_kernels.tables import planes_of
 
 
 def check_inputs(logits: torch.Tensor, findings: Findings, *, finite: bool = False, name: str = "logits") -> None:
@@ -55,8 +56,8 @@ def group_regions(
     if regions is None:
         return BitMasks.full(len(groups), volume, logits.device)
     if regions.ndim == 5:
-        planes = [[group.sample * logits.shape[1] + int(group.channel)] for group in groups]
-        return pack_masks(regions.flatten(0, 1), planes, impl=impl)
+        planes = planes_of(logits, [group.sample for group in groups], [int(group.channel) for group in groups])
+        return pack_masks(regions.flatten(0, 1), [[plane] for plane in planes], impl=impl)
     masks = pack_labels(regions, [group.sample for group in groups], [group.label_ids for group in groups], impl=impl)
     if any(group.region is None for group in groups):
         outputs = [[(OR, ALL if group.region is None else g)] for g, group in enumerate(groups)]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from rsuper_kernels import native
+from rsuper_kernels.tables import planes_of
 
 
 def attenuation_stats(
@@ -45,7 +46,7 @@ def _term(
     return native.module().attenuation_term(
         tuple(logits.shape[2:]),
         *(native.address(tensor) for tensor in (ct, tumour, organ)),
-        native.planes_of(logits, sample, channel),
+        planes_of(logits, sample, channel),
         list(sample),
         (-math.inf, math.inf),
         eps,

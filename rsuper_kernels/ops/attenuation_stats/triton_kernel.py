@@ -14,15 +14,15 @@ import torch
 import triton
 import triton.language as tl
 
-from rsuper_kernels import gpu, native
-from rsuper_kernels.tables import groups_of_planes
+from rsuper_kernels import gpu
+from rsuper_kernels.tables import planes_of
 from rsuper_kernels.tiles import (
     PARTIALS,
     PLAIN,
-    block_arguments,
-    block_count,
     block_of,
     is_last,
+    launch_slopes,
+    launch_sums,
     load_block,
     plane_start,
     probability,
@@ -44,7 +44,8 @@ def attenuation_stats(
     """Statistics (G, 2, 3); see reference.py."""
     logits = logits.contiguous()
     arguments = _arguments(ct, logits, tumour, organ, eps, activation)
-    return _statistics(logits, native.planes_of(logits, sample, channel), arguments)[0]
+    of_group = planes_of(logits, sample, channel)
+    return launch_sums(attenuation_stats_fwd_kernel, logits, of_group, 6, arguments)[0].view(-1, 2, 3)
 
 
 def attenuation_stats_backward(
@@ -60,51 +61,14 @@ def attenuation_stats_backward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of the logits and of a floating-point organ mask (zeros for another); see reference.py."""
     logits = logits.contiguous()
-    of_group = native.planes_of(logits, sample, channel)
+    of_group = planes_of(logits, sample, channel)
     arguments = _arguments(ct, logits, tumour, organ, eps, activation)
-    out = torch.empty_like(logits)
+    _, state = launch_sums(attenuation_stats_fwd_kernel, logits, of_group, 6, arguments)
     soft = organ.is_floating_point()
     dtype = organ.dtype if soft else torch.float32
     grad_organ = (torch.empty if soft else torch.zeros)(organ.shape, dtype=dtype, device=organ.device)
-    planes = range(logits.shape[0] * logits.shape[1])
-    gpu.launch_triton(
-        attenuation_stats_bwd_kernel,
-        (block_count(logits), len(planes)),
-        grad=grad.float().contiguous(),
-        logits=logits,
-        out=out,
-        grad_organ=grad_organ,
-        state=_statistics(logits, of_group, arguments)[1],
-        table=gpu.table(groups_of_planes(of_group, planes), torch.int32, logits.device),
-        SOFT=soft,
-        **arguments,
-    )
-    return out, grad_organ
-
-
-def _statistics(
-    logits: torch.Tensor, of_group: Sequence[int], arguments: dict[str, Any]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """In float32 and in float64."""
-    groups, blocks = len(of_group), block_count(logits)
-    if blocks == 0 or groups == 0:
-        zeros = logits.new_zeros(groups, 2, 3, dtype=torch.float64)
-        return zeros.float(), zeros
-    sums = logits.new_empty(groups, 2, 3, dtype=torch.float32)
-    state = logits.new_empty(groups, 2, 3, dtype=torch.float64)
-    planes = sorted(set(of_group))
-    gpu.launch_triton(
-        attenuation_stats_fwd_kernel,
-        (blocks, len(planes)),
-        logits=logits,
-        partials=logits.new_empty(groups, 6, blocks, dtype=torch.float32),
-        sums=sums,
-        state=state,
-        counters=gpu.counters(logits.device),
-        table=gpu.table(groups_of_planes(of_group, planes), torch.int32, logits.device),
-        **arguments,
-    )
-    return sums, state
+    arguments |= {"state": state, "grad_organ": grad_organ, "SOFT": soft}
+    return launch_slopes(attenuation_stats_bwd_kernel, grad, logits, of_group, arguments), grad_organ
 
 
 def _arguments(
@@ -117,7 +81,6 @@ def _arguments(
         "eps": gpu.table([eps], torch.float64, logits.device),
         "channels": logits.shape[1],
         "SIGMOID": activation == "sigmoid",
-        **block_arguments(logits),
     }
 
 

@@ -17,7 +17,7 @@ from rsuper_kernels.ops.pack_bits.triton_kernel import (
     half_words_per_row,
     load_half_words,
 )
-from rsuper_kernels.tiles import probability as probability_of
+from rsuper_kernels.tiles import probability
 
 START = tl.constexpr(1 << 30)
 """What starts of boxes are counted down from: all six numbers are maxima, and 0 before a voxel is in the box."""
@@ -128,7 +128,7 @@ def fields_kernel(
         bits = bits_of(words)
     inside = bits != 0
     value = tl.load(logits + plane * rows * width + voxels, mask=read, other=0).to(tl.float32)
-    value = tl.where(inside, probability_of(value, SIGMOID, True), 0.0)
+    value = tl.where(inside, probability(value, SIGMOID, True), 0.0)
     field = field.to(tl.int64)
     tl.store(q + field * rows * width + voxels, value, mask=inside_row & fill)
     tl.store(filled + field * rows + row, fill.to(tl.int8), mask=(row < rows) & (half_words % per_row == 0))

@@ -163,57 +163,21 @@ def _searches(
 @gpu.registers(64)
 @triton.jit
 def bound_kernel(
-    q,
-    filled,
-    sums,
-    boxes,
-    coarse_searches,
-    coarse_steps,
-    coarse_ends,
-    coarse_weights,
-    coarse_profile,
-    searches,
-    steps,
-    ends,
-    weights,
-    profile,
-    bounds,
-    known,
-    counters,
-    depth,
-    height,
-    width,
-    segments,
-    ROWS: tl.constexpr,
-    GROUPS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    BOUND_ROWS: tl.constexpr,
-    BOUND_GROUPS: tl.constexpr,
-    BOUND_COLUMNS: tl.constexpr,
-):
+    q, filled, sums, boxes, searches, steps, ends, weights, profile,
+    coarse_searches, coarse_steps, coarse_ends, coarse_weights, coarse_profile,
+    bounds, known, counters, depth, height, width, segments,
+    ROWS: tl.constexpr, GROUPS: tl.constexpr, COLUMNS: tl.constexpr,
+    BOUND_ROWS: tl.constexpr, BOUND_GROUPS: tl.constexpr, BOUND_COLUMNS: tl.constexpr,
+):  # fmt: skip
     """What the scores of each row do not exceed; in the last program of a search, the best score around the highest."""
     n, programs = tl.program_id(1), tl.num_programs(0)
+    balls, volume = (boxes, searches, steps, ends, weights, profile), (depth, height, width)
+    coarse = (boxes, coarse_searches, coarse_steps, coarse_ends, coarse_weights, coarse_profile)
     rows = rows_of_box(boxes, searches, n)
     bounds += n * depth * height
     for tile in range(tl.program_id(0), tl.cdiv(rows, BOUND_ROWS), programs):
         scores, _ = tile_scores(
-            sums,
-            filled,
-            boxes,
-            coarse_searches,
-            coarse_steps,
-            coarse_ends,
-            coarse_weights,
-            coarse_profile,
-            n,
-            tile,
-            depth,
-            height,
-            segments,
-            BOUND_ROWS,
-            BOUND_GROUPS,
-            BOUND_COLUMNS,
-            SEGMENT,
+            sums, filled, coarse, n, tile, (depth, height, segments), BOUND_ROWS, BOUND_GROUPS, BOUND_COLUMNS, SEGMENT
         )
         row = (tile * BOUND_ROWS + tl.arange(0, BOUND_ROWS))[:, None]
         tl.store(bounds + row, tl.max(scores, axis=2), mask=row < rows)
@@ -227,25 +191,7 @@ def bound_kernel(
             highest = tl.maximum(highest, top)
         best = tl.full([], 0.0, tl.float32)
         if highest >= 0:
-            scores, _ = tile_scores(
-                q,
-                filled,
-                boxes,
-                searches,
-                steps,
-                ends,
-                weights,
-                profile,
-                n,
-                at // ROWS,
-                depth,
-                height,
-                width,
-                ROWS,
-                GROUPS,
-                COLUMNS,
-                1,
-            )
+            scores, _ = tile_scores(q, filled, balls, n, at // ROWS, volume, ROWS, GROUPS, COLUMNS, 1)
             best = tl.max(scores)
         tl.store(known + n, best)
 
@@ -253,54 +199,20 @@ def bound_kernel(
 @gpu.registers(80)
 @triton.jit
 def screen_kernel(
-    q,
-    filled,
-    boxes,
-    searches,
-    steps,
-    ends,
-    weights,
-    profile,
-    bounds,
-    known,
-    near,
-    screened,
-    counters,
-    depth,
-    height,
-    width,
-    tiles,
-    ROWS: tl.constexpr,
-    GROUPS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
+    q, filled, boxes, searches, steps, ends, weights, profile,
+    bounds, known, near, screened, counters, depth, height, width, tiles,
+    ROWS: tl.constexpr, GROUPS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
     """The best float32 score of each tile, and of each search, as the bits of a number that is not negative."""
     n, count, programs = tl.program_id(1), tl.num_programs(1), tl.num_programs(0)
+    balls, volume = (boxes, searches, steps, ends, weights, profile), (depth, height, width)
     rows = rows_of_box(boxes, searches, n)
     for tile in range(tl.program_id(0), tiles, programs):
         row = tile * ROWS + tl.arange(0, ROWS)
         bound = tl.max(tl.load(bounds + n * depth * height + row, mask=row < rows, other=-1))
         best = tl.full([], -1.0, tl.float32)
         if may_win(bound, tl.load(known + n), tl.load(near + 2 * n)):
-            scores, _ = tile_scores(
-                q,
-                filled,
-                boxes,
-                searches,
-                steps,
-                ends,
-                weights,
-                profile,
-                n,
-                tile,
-                depth,
-                height,
-                width,
-                ROWS,
-                GROUPS,
-                COLUMNS,
-                1,
-            )
+            scores, _ = tile_scores(q, filled, balls, n, tile, volume, ROWS, GROUPS, COLUMNS, 1)
             best = tl.max(scores)
             tl.atomic_max(counters + count + n, tl.maximum(best, 0.0).to(tl.int32, bitcast=True), sem="relaxed")
         tl.store(screened + n * tiles + tile, best)
@@ -309,55 +221,19 @@ def screen_kernel(
 @gpu.registers(96)
 @triton.jit
 def search_kernel(
-    q,
-    filled,
-    boxes,
-    searches,
-    steps,
-    ends,
-    weights,
-    profile,
-    near,
-    screened,
-    maxima,
-    firsts,
-    counters,
-    centre,
-    score,
-    depth,
-    height,
-    width,
-    tiles,
-    ROWS: tl.constexpr,
-    GROUPS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
+    q, filled, boxes, searches, steps, ends, weights, profile,
+    near, screened, maxima, firsts, counters, centre, score, depth, height, width, tiles,
+    ROWS: tl.constexpr, GROUPS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
     """The best float64 score of each tile that may hold it; then, in the last program of a search, the centre."""
     n, count, programs = tl.program_id(1), tl.num_programs(1), tl.num_programs(0)
+    balls, volume = (boxes, searches, steps, ends, weights, profile), (depth, height, width)
     voxels, before = depth * height * width, n * tiles
     for tile in range(tl.program_id(0), tiles, programs):
         best, first = tl.full([], -1.0, tl.float64), voxels
         known = tl.load(counters + count + n).to(tl.float32, bitcast=True)
         if may_win(tl.load(screened + before + tile), known, tl.load(near + 2 * n + 1)):
-            scores, index = tile_scores(
-                q,
-                filled,
-                boxes,
-                searches,
-                steps,
-                ends,
-                weights,
-                profile,
-                n,
-                tile,
-                depth,
-                height,
-                width,
-                ROWS,
-                GROUPS,
-                COLUMNS,
-                1,
-            )
+            scores, index = tile_scores(q, filled, balls, n, tile, volume, ROWS, GROUPS, COLUMNS, 1)
             best = tl.max(scores)
             first = tl.min(tl.where(scores >= best * (1 - TIE), index, voxels))
         tl.store(maxima + before + tile, best)
@@ -380,25 +256,7 @@ def search_kernel(
             found = tl.load(firsts + before + winner, cache_modifier=".cg")
             # the best is in a later tile, so that fewer of this tile's centres are tied with it
             if tl.load(maxima + before + winner, cache_modifier=".cg") < best:
-                scores, index = tile_scores(
-                    q,
-                    filled,
-                    boxes,
-                    searches,
-                    steps,
-                    ends,
-                    weights,
-                    profile,
-                    n,
-                    winner,
-                    depth,
-                    height,
-                    width,
-                    ROWS,
-                    GROUPS,
-                    COLUMNS,
-                    1,
-                )
+                scores, index = tile_scores(q, filled, balls, n, winner, volume, ROWS, GROUPS, COLUMNS, 1)
                 # the compiler may round this second evaluation differently
                 tied = tl.minimum(tied, tl.max(scores))
                 found = tl.min(tl.where(scores >= tied, index, voxels))

@@ -27,28 +27,16 @@ def rows_of_box(boxes, searches, n):
 
 @triton.jit
 def tile_scores(
-    values,
-    filled,
-    boxes,
-    searches,
-    steps,
-    ends,
-    weights,
-    profile,
-    n,
-    tile,
-    depth,
-    height,
-    width,
-    ROWS: tl.constexpr,
-    GROUPS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    UNIT: tl.constexpr,
-):
-    """Scores [ROWS, 1, COLUMNS] of rows of the box, -1 beyond it, and their linear indices.
+    values, filled, balls, n, tile, volume,
+    ROWS: tl.constexpr, GROUPS: tl.constexpr, COLUMNS: tl.constexpr, UNIT: tl.constexpr,
+):  # fmt: skip
+    """Scores [ROWS, 1, COLUMNS] of rows of the box of search n, -1 beyond it, and their linear indices.
 
-    They are added up in the dtype of the weights. A column is UNIT voxels, and `width` the number of columns.
+    They are added up in the dtype of the weights. `balls` are the boxes, the searches, and steps, ends, weights and
+    profile of the runs. A column is UNIT voxels; `volume` is (D, H, columns).
     """
+    boxes, searches, steps, ends, weights, profile = balls
+    depth, height, width = volume
     dtype = weights.dtype.element_ty
     field = tl.load(searches + 4 * n).to(tl.int64)
     values += field * depth * height * width

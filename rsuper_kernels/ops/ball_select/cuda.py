@@ -12,7 +12,7 @@ import torch
 
 from rsuper_kernels import bits, gpu
 from rsuper_kernels.geometry import as_spacing, squared_limit
-from rsuper_kernels.tables import flatten, split
+from rsuper_kernels.tables import flatten, planes_of, split
 
 # As in csrc/cuda/ball_select.cu and rank_weights.cu.
 _THREADS, _RANKING_THREADS = 512, 1024
@@ -184,7 +184,7 @@ def foreground_weights(
         _RANKING_THREADS,
         logits,
         words,
-        gpu.table([b * logits.shape[1] + c for b, c in zip(sample, channel, strict=True)], torch.int64, logits.device),
+        gpu.table(planes_of(logits, sample, channel), torch.int64, logits.device),
         torch.empty(len(sample), 2, limit, dtype=torch.int64, device=logits.device),
         out,
         limit,

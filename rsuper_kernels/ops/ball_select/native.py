@@ -9,6 +9,7 @@ import torch
 
 from rsuper_kernels import native
 from rsuper_kernels.geometry import as_spacing, squared_limit
+from rsuper_kernels.tables import planes_of
 
 
 def ball_select(
@@ -74,7 +75,7 @@ def foreground_weights(
         native.address(logits),
         logits.shape[2:],
         words.data_ptr(),
-        native.planes_of(logits, sample, channel),
+        planes_of(logits, sample, channel),
         concentration,
         activation == "sigmoid",
         out.data_ptr(),

@@ -10,7 +10,7 @@ import torch
 
 from rsuper_kernels import native
 from rsuper_kernels.ops.loss_sums.op import output_count
-from rsuper_kernels.tables import split
+from rsuper_kernels.tables import planes_of, split
 
 
 def loss_sums(
@@ -46,7 +46,7 @@ def _terms(
         zip(kinds, split(sample, counts), split(channel, counts), strict=True)
     ):
         first, second, extra = tensors[3 * t : 3 * t + 3]
-        planes = native.planes_of(logits, samples, channels)
+        planes = planes_of(logits, samples, channels)
         if kind == 0:
             term = native.module().region_term(
                 shape, native.bits(first), planes, list(range(len(planes))), sigmoid, True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Triton kernels of the joint sums: one launch reads the logits for all terms, one writes the gradient."""
+"""Triton kernels of the joint sums: a launch for each term reads its planes of the logits, one writes the gradient."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from rsuper_kernels import gpu, native
+from rsuper_kernels import gpu
 from rsuper_kernels.ops.attenuation_stats.triton_kernel import add_up_moments
 from rsuper_kernels.ops.loss_sums.op import STATE_WORDS, output_count, state_size
 from rsuper_kernels.ops.loss_sums.triton_terms import (
@@ -23,7 +23,7 @@ from rsuper_kernels.ops.loss_sums.triton_terms import (
     region_partials,
     region_slopes,
 )
-from rsuper_kernels.tables import groups_of_planes, split
+from rsuper_kernels.tables import groups_of_planes, planes_of, split
 from rsuper_kernels.tiles import (
     LANES,
     ODD,
@@ -176,7 +176,7 @@ def _terms(
     ):
         masks, extra = [halves(words) for words in tensors[3 * t : 3 * t + 2]], readable(tensors[3 * t + 2])
         weighted = kind == BCE_DICE.value and extra.numel() > 0
-        planes = native.planes_of(logits, samples, channels)
+        planes = planes_of(logits, samples, channels)
         if planes:
             kind = WEIGHTED_BCE_DICE.value if weighted else kind
             terms.append(_Term(kind, [*masks, extra], planes, list(options[3 * t : 3 * t + 3]), output, starts))

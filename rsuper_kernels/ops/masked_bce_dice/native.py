@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from rsuper_kernels import native
+from rsuper_kernels.tables import planes_of
 
 
 def masked_bce_dice(
@@ -40,5 +41,5 @@ def _term(
     logits: torch.Tensor, masks: Sequence[Any], sample: Sequence[int], channel: Sequence[int], activation: str
 ) -> Any:
     addresses = [native.address(mask) for mask in masks]
-    planes = native.planes_of(logits, sample, channel)
+    planes = planes_of(logits, sample, channel)
     return native.module().bce_dice_term(tuple(logits.shape[2:]), *addresses, 0, planes, activation == "sigmoid")

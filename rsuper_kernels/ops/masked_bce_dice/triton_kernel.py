@@ -11,15 +11,15 @@ import torch
 import triton
 import triton.language as tl
 
-from rsuper_kernels import gpu, native
-from rsuper_kernels.tables import groups_of_planes
+from rsuper_kernels import gpu
+from rsuper_kernels.tables import planes_of
 from rsuper_kernels.tiles import (
     PLAIN,
     add_up,
-    block_arguments,
-    block_count,
     block_of,
     is_last,
+    launch_slopes,
+    launch_sums,
     load_block,
     log_of_one_plus,
     logistic,
@@ -39,24 +39,9 @@ def masked_bce_dice(
     activation: str,
 ) -> torch.Tensor:
     """Sums (G, 6) of the planes; see reference.py."""
-    logits, blocks = logits.contiguous(), block_count(logits)
-    if blocks == 0 or not sample:
-        return logits.new_zeros(len(sample), 6, dtype=torch.float32)
-    of_group = native.planes_of(logits, sample, channel)
-    planes = sorted(set(of_group))
-    sums = logits.new_empty(len(sample), 6, dtype=torch.float32)
-    gpu.launch_triton(
-        masked_bce_dice_fwd_kernel,
-        (blocks, len(planes)),
-        logits=logits,
-        partials=logits.new_empty(len(sample), 6, blocks, dtype=torch.float32),
-        sums=sums,
-        state=logits.new_empty(len(sample), 6, dtype=torch.float64),
-        counters=gpu.counters(logits.device),
-        table=gpu.table(groups_of_planes(of_group, planes), torch.int32, logits.device),
-        **_arguments(logits, targets, known, weights, activation),
-    )
-    return sums
+    logits = logits.contiguous()
+    arguments = _arguments(logits, targets, known, weights, activation)
+    return launch_sums(masked_bce_dice_fwd_kernel, logits, planes_of(logits, sample, channel), 6, arguments)[0]
 
 
 def masked_bce_dice_backward(
@@ -71,19 +56,8 @@ def masked_bce_dice_backward(
 ) -> torch.Tensor:
     """Gradient of the logits; see reference.py."""
     logits = logits.contiguous()
-    out = torch.empty_like(logits)
-    planes = range(logits.shape[0] * logits.shape[1])
-    table = groups_of_planes(native.planes_of(logits, sample, channel), planes)
-    gpu.launch_triton(
-        masked_bce_dice_bwd_kernel,
-        (block_count(logits), len(planes)),
-        grad=grad.float().contiguous(),
-        logits=logits,
-        out=out,
-        table=gpu.table(table, torch.int32, logits.device),
-        **_arguments(logits, targets, known, weights, activation),
-    )
-    return out
+    arguments = _arguments(logits, targets, known, weights, activation)
+    return launch_slopes(masked_bce_dice_bwd_kernel, grad, logits, planes_of(logits, sample, channel), arguments)
 
 
 def _arguments(
@@ -95,7 +69,6 @@ def _arguments(
         "weights": logits if weights is None else readable(weights),
         "WEIGHTED": weights is not None,
         "SIGMOID": activation == "sigmoid",
-        **block_arguments(logits),
     }
 
 

@@ -15,7 +15,7 @@ import torch
 from rsuper_kernels.ops.ball_search.triton_fields import fields
 from rsuper_kernels.ops.ball_search.triton_kernel import search
 from rsuper_kernels.ops.ball_select.cuda import Selection, select_in_balls
-from rsuper_kernels.tables import split
+from rsuper_kernels.tables import planes_of, split
 
 
 def place_balls(
@@ -42,7 +42,7 @@ def place_balls(
     ranks, pairs, box_rows = _plan(tumour_counts, mask, split(radii, radius_counts), needed, counts)
     if not ranks:
         return unions, bodies
-    planes = [b * logits.shape[1] + c for b, c in zip(sample, channel, strict=True)]
+    planes = planes_of(logits, sample, channel)
     searched, _ = fields(logits, words, [(planes[p], m) for p, m in pairs], activation, box_rows, boxes)
     for chosen in ranks:
         tumours = [one.tumour for one in chosen]

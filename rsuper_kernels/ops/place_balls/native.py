@@ -9,7 +9,7 @@ import torch
 
 from rsuper_kernels import native
 from rsuper_kernels.geometry import as_spacing, ball_element, kernel_falloff, squared_limit
-from rsuper_kernels.tables import split
+from rsuper_kernels.tables import planes_of, split
 
 
 def place_balls(
@@ -43,7 +43,7 @@ def place_balls(
         native.address(logits),
         logits.shape[2:],
         words.data_ptr(),
-        [b * logits.shape[1] + c for b, c in zip(sample, channel, strict=True)],
+        planes_of(logits, sample, channel),
         split(tumours, tumour_counts),
         steps,
         activation == "sigmoid",

@@ -12,7 +12,7 @@ from rsuper_kernels.ops.ball_search.triton_fields import fields
 from rsuper_kernels.ops.ball_search.triton_kernel import search
 from rsuper_kernels.ops.ball_select.reference import ball_select
 from rsuper_kernels.ops.pack_bits.triton_kernel import pack_masks, unpack_masks
-from rsuper_kernels.tables import split
+from rsuper_kernels.tables import planes_of, split
 
 
 def place_balls(
@@ -34,7 +34,7 @@ def place_balls(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Words of core, body and ring (3, P, D, H, words) and of the bodies (T, ...); see reference.py."""
     device, volume = words.device, words.shape[1:]
-    logits = logits.contiguous()
+    logits, rows_of_logits = logits.contiguous(), planes_of(logits, sample, channel)
     tumours, schedules = split(range(len(mask)), tumour_counts), split(radii, radius_counts)
     unions = torch.zeros(3, len(sample), *volume, dtype=torch.int64, device=device)
     bodies = torch.empty(len(mask) if keep_bodies else 0, *volume, dtype=torch.int64, device=device)
@@ -44,7 +44,7 @@ def place_balls(
         rows = gpu.table(planes, torch.int64, device)
         taken = unions[1].index_select(0, rows)
         free = words.index_select(0, gpu.table([mask[t] for t in chosen], torch.int64, device)) & ~taken
-        pairs = [(sample[p] * logits.shape[1] + channel[p], n) for n, p in enumerate(planes)]
+        pairs = [(rows_of_logits[p], n) for n, p in enumerate(planes)]
         searched, boxes = fields(logits, free, pairs, activation)
         each = range(len(chosen))
         centre, _ = search(searched, boxes, each, each, [diameters[t] for t in chosen], spacing, sigma)

@@ -10,6 +10,7 @@ import torch
 
 from rsuper_kernels import native
 from rsuper_kernels.ops.pack_bits.native import pack_labels
+from rsuper_kernels.tables import planes_of
 
 
 def region_sums(logits: torch.Tensor, regions: torch.Tensor, *tables: Any) -> torch.Tensor:
@@ -44,7 +45,7 @@ def _term(
     return native.module().region_term(
         tuple(logits.shape[2:]),
         native.bits(masks) if id_counts else native.address(masks),
-        native.planes_of(logits, sample, channel),
+        planes_of(logits, sample, channel),
         list(range(len(sample))),
         activation == "sigmoid",
         False,

@@ -11,15 +11,15 @@ import torch
 import triton
 import triton.language as tl
 
-from rsuper_kernels import gpu, native
-from rsuper_kernels.tables import groups_of_planes
+from rsuper_kernels import gpu
+from rsuper_kernels.tables import planes_of
 from rsuper_kernels.tiles import (
     PLAIN,
     add_up,
-    block_arguments,
-    block_count,
     block_of,
     is_last,
+    launch_slopes,
+    launch_sums,
     load_block,
     plane_start,
     probability,
@@ -38,24 +38,10 @@ def region_sums(
     activation: str,
 ) -> torch.Tensor:
     """Sums (G,) of the probabilities inside each group's region; see reference.py."""
-    logits, blocks = logits.contiguous(), block_count(logits)
-    if blocks == 0 or not sample:
-        return logits.new_zeros(len(sample), dtype=torch.float32)
-    of_group = native.planes_of(logits, sample, channel)
-    planes = sorted(set(of_group))
-    sums = logits.new_empty(len(sample), dtype=torch.float32)
-    gpu.launch_triton(
-        region_sums_fwd_kernel,
-        (blocks, len(planes)),
-        logits=logits,
-        partials=logits.new_empty(len(sample), blocks, dtype=torch.float32),
-        sums=sums,
-        state=logits.new_empty(len(sample), dtype=torch.float64),
-        counters=gpu.counters(logits.device),
-        table=gpu.table(groups_of_planes(of_group, planes), torch.int32, logits.device),
-        **_arguments(logits, regions, ids, id_counts, activation),
-    )
-    return sums
+    logits = logits.contiguous()
+    arguments = _arguments(logits, regions, ids, id_counts, activation)
+    sums, _ = launch_sums(region_sums_fwd_kernel, logits, planes_of(logits, sample, channel), 1, arguments)
+    return sums.view(-1)
 
 
 def region_sums_backward(
@@ -70,19 +56,8 @@ def region_sums_backward(
 ) -> torch.Tensor:
     """Gradient of the logits; see reference.py."""
     logits = logits.contiguous()
-    out = torch.empty_like(logits)
-    planes = range(logits.shape[0] * logits.shape[1])
-    table = groups_of_planes(native.planes_of(logits, sample, channel), planes)
-    gpu.launch_triton(
-        region_sums_bwd_kernel,
-        (block_count(logits), len(planes)),
-        grad=grad.float().contiguous(),
-        logits=logits,
-        out=out,
-        table=gpu.table(table, torch.int32, logits.device),
-        **_arguments(logits, regions, ids, id_counts, activation),
-    )
-    return out
+    arguments = _arguments(logits, regions, ids, id_counts, activation)
+    return launch_slopes(region_sums_bwd_kernel, grad, logits, planes_of(logits, sample, channel), arguments)
 
 
 def _arguments(
@@ -96,7 +71,6 @@ def _arguments(
         "channels": logits.shape[1],
         "LABELS": len(id_counts) > 0,
         "SIGMOID": activation == "sigmoid",
-        **block_arguments(logits),
     }
 
 
