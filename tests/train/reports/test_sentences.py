@@ -47,7 +47,7 @@ def found(name: str) -> tuple[Report, ...]:
 def rows(report: Report) -> list[str]:
     """The report's rows, as short as a person can compare them."""
     return [
-        f"{row} {'x'.join(f'{mm:g}' for mm in row.diameters) or '-'} {row.attenuation}{'' if row.count_known else ' many'}"
+        f"{row} {'x'.join(f'{mm:g}' for mm in row.diameters) or '-'} {row.attenuation}{' many' * (not row.count_known)}"
         for row in report.tumours
     ]
 
