@@ -15,7 +15,7 @@ from scipy import ndimage
 from rsuper_kernels.geometry import complete_diameters, ellipsoid_volume
 from rsuper_train.anatomy import ORGAN_LABELS, Anatomy, load_anatomy
 from rsuper_train.reports.generator import PLACES, write_report
-from rsuper_train.reports.schema import Tumour
+from rsuper_train.reports.schema import Attenuation, Tumour
 
 FIELD_OF_VIEW = (24, 98, 118)
 """Voxels of a case, (D, H, W); each case is a random window of this size."""
@@ -25,7 +25,8 @@ LARGEST_MM = {"liver": 36.0, "spleen": 32.0, "right kidney": 27.0, "left kidney"
 SMALLEST_MM = 18.0
 GAP_MM = 6.0  # least distance between two lesions
 EDGE_MM = 1.0  # softness of a lesion's border
-ATTENUATION, CONTRAST_HU = "hypo", -55.0  # against the median of the organ
+ATTENUATION: Attenuation = "hypo"
+CONTRAST_HU = -55.0  # against the median of the organ
 TEXTURE_HU = 30.0  # a lesion keeps the noise of the CT, not its calcifications or vessels
 
 
