@@ -103,7 +103,7 @@ def _bars(organs: Sequence[str], counts: dict[str, list[int]], colours: dict[str
             axis.barh(range(len(organs)), values, left=left, color=colours[name], height=0.72, label=name)
             left += values
         for row, total in enumerate(left):
-            axis.text(total, row, f" {total:.0f}", va="center", fontsize=9)
+            axis.annotate(f"{total:.0f}", (total, row), (4, 0), textcoords="offset points", va="center", fontsize=9)
         axis.set_yticks(range(len(organs)), organs)
         axis.set(ylim=(len(organs) - 0.5, -0.5), xlim=(0, 1.07 * left.max()))
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))

@@ -114,7 +114,7 @@ def _facts(reports: Sequence[Report], tumours: Sequence[Tumour]) -> list[tuple[s
         (f"{len(tumours):,}", "tumours"),
         (f"{sized:,}{share}", "with a size"),
         (f"{sum(tumour.attenuation != 'unknown' for tumour in tumours):,}", "with an attenuation"),
-        (f"{sum(len(report.negatives) for report in reports):,}", "places said to be free"),
+        (f"{sum(len(report.negatives) for report in reports):,}", "places said to be free of tumours"),
     ]
 
 
