@@ -107,7 +107,7 @@ ONE_UNSIZED = (
     "a~ {hedge} subcentimeter {found}.",
     "a~ {hedge} tiny {found}, too small to characterize.",
     "a~ {hedge} {found} measuring less than 5 mm.",
-    "{hedge} {found}.",
+    "again noted is a~ {hedge} {found}.",
 )
 SEVERAL = (
     "there are {number} {hedge} {found}, measuring {sizes}.",

@@ -188,7 +188,7 @@ def _check_report(report: Report) -> Iterator[Problem]:
     for negative in report.negatives:
         for number, tumour in enumerate(report.tumours):
             if _covers(negative, tumour):
-                message = f"{negative} is said to be free of tumours, and to have this one"
+                message = f"{negative}: also said to be free of tumours"
                 yield _problem(report, number, "contradiction", message)
     for number, tumour in enumerate(report.tumours):
         if tumour.sentence and tumour.end - tumour.start != len(tumour.sentence):
