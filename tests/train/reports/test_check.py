@@ -221,11 +221,21 @@ def test_folder(data, workers):
     assert (seen[0], seen[-1]) == ((0, 5), (5, 5))
 
 
-def test_masks_off_the_grid(data):
-    save(data / "b" / "segmentations" / "liver.nii.gz", np.ones((4, 4, 4), np.uint8))
+@pytest.mark.parametrize(
+    ("shape", "spacing", "message"),
+    [((4, 4, 4), SPACING, "4 x 4 x 4 voxels"), (SHAPE, (-2.0, 2.0, 5.0), "LAS"), (SHAPE, (2.0, 2.0, 4.0), "x 4 mm")],
+    ids=["shape", "flipped", "spacing"],
+)
+def test_masks_off_the_grid(data, shape, spacing, message):
+    save(data / "b" / "segmentations" / "liver.nii.gz", np.ones(shape, np.uint8), spacing)
     (problem,) = run_check([report(lesion(20), id="b")], WORDS, data)[:1]
     assert problem.kind == "grids differ"
-    assert "(4, 4, 4)" in problem.message
+    assert message in problem.message
+
+
+def test_rounded_affines_are_no_trouble(data):
+    save(data / "b" / "segmentations" / "liver.nii.gz", box(30, 30, 12), (2.001, 1.999, 5.0))
+    assert {problem.kind for problem in run_check([report(lesion(20), id="b")], WORDS, data)} == {"no report"}
 
 
 def test_no_data_folder(tmp_path):

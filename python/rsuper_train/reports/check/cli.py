@@ -55,6 +55,9 @@ def check(
     from rsuper_train.reports.public_tables import read_any_table
     from rsuper_train.reports.vocabulary import load_vocabulary
 
+    page = out or table.with_name(f"{table.stem}.check.html")
+    if page.is_dir() or page.resolve() == table.resolve():
+        raise ValueError(f"--out: expected a file for the page, such as {table.stem}.check.html, got {page}")
     console, words = Console(), load_vocabulary(vocabulary or ())
     rows = read_any_table(table)
     texts = {document.id: document.text for document in read_reports(reports)} if reports else None
@@ -70,7 +73,6 @@ def check(
             workers=workers,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    page = out or table.with_name(f"{table.name.split('.')[0]}.check.html")
     write_page(page, table.name, rows, problems, words)
     lists = write_lists(page, problems)
     print_summary(console, rows, problems)

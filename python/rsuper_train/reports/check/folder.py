@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -53,6 +53,28 @@ class Measured:
     field_of_view: tuple[float, ...] = ()
     organs: dict[frozenset[str], Extent] = field(default_factory=dict)
     troubles: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Voxels along each axis, mm between them, and where they lie in the patient."""
+
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    affine: np.ndarray
+
+    def is_same(self, other: Grid) -> bool:
+        """Whether no corner of the volume is displaced by more than a voxel."""
+        if self.shape != other.shape:
+            return False
+        corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)]) * [*(n - 1 for n in self.shape), 1]
+        moved = np.linalg.norm((corners @ (self.affine - other.affine).T)[:, :3], axis=1)
+        return bool((moved <= max(self.spacing)).all())
+
+    def __str__(self) -> str:
+        voxels, spacing = " x ".join(map(str, self.shape)), " x ".join(f"{step:.3g}" for step in self.spacing)
+        origin = ", ".join(f"{mm:.0f}" for mm in self.affine[:3, 3])
+        return f"{voxels} voxels of {spacing} mm, {''.join(map(str, nib.aff2axcodes(self.affine)))} from ({origin})"
 
 
 def find_cases(folder: Path) -> dict[str, Path]:
@@ -104,39 +126,43 @@ def measure_case(request: Request) -> Measured:
         found.troubles.append(("no CT", f"{request.folder}: expected ct.nii.gz"))
         return found
     try:
-        header = nib.load(ct).header
-        shape, spacing = header.get_data_shape()[:3], tuple(map(float, header.get_zooms()[:3]))
-        if len(shape) < 3 or min(shape) < 1 or not all(np.isfinite(spacing)) or min(spacing) <= 0:
-            raise ValueError(f"expected three axes of positive spacing, got shape {shape}, spacing {spacing}")
+        grid = _grid(nib.load(ct))
     except Exception as error:  # nibabel raises what its readers happen to meet
         found.troubles.append(("unreadable", f"{ct}: {_reason(error)}"))
         return found
-    found.field_of_view = tuple(n * s for n, s in zip(shape, spacing, strict=True))
+    found.field_of_view = tuple(n * s for n, s in zip(grid.shape, grid.spacing, strict=True))
     if request.organs:
-        _measure_masks(request, shape, spacing, found)
+        _measure_masks(request, grid, found)
     return found
 
 
-def _measure_masks(request: Request, shape: Sequence[int], spacing: Sequence[float], found: Measured) -> None:
+def _grid(image: nib.spatialimages.SpatialImage) -> Grid:
+    shape, spacing = image.header.get_data_shape()[:3], tuple(map(float, image.header.get_zooms()[:3]))
+    if len(shape) < 3 or min(shape) < 1 or not all(np.isfinite(spacing)) or min(spacing) <= 0:
+        raise ValueError(f"expected three axes of positive spacing, got shape {shape}, spacing {spacing}")
+    return Grid(shape, spacing, image.affine)
+
+
+def _measure_masks(request: Request, grid: Grid, found: Measured) -> None:
     values, labels = None, _label_map(request.folder)
-    if labels and (values := _read(labels, shape, found)) is None:
+    if labels and (values := _read(labels, grid, found)) is None:
         return
     for organ in request.organs:
         if values is None:
-            mask = _union_of_files(request.folder, organ, shape, found)
+            mask = _union_of_files(request.folder, organ, grid, found)
         else:
             ids = [request.label_ids[name] for name in organ if name in request.label_ids]
             mask = np.isin(values, ids) if ids else None
         if mask is not None:
-            found.organs[organ] = measure_mask(mask, spacing)
+            found.organs[organ] = measure_mask(mask, grid.spacing)
 
 
-def _union_of_files(folder: Path, classes: frozenset[str], shape: Sequence[int], found: Measured) -> np.ndarray | None:
+def _union_of_files(folder: Path, classes: frozenset[str], grid: Grid, found: Measured) -> np.ndarray | None:
     """Union of the classes' masks, None where there is none; one file is held at a time."""
     union = None
     for name in sorted(classes):
         path = next(filter(None, (_file(folder / masks, name) for masks in MASK_FOLDERS)), None)
-        if path is None or (values := _read(path, shape, found)) is None:
+        if path is None or (values := _read(path, grid, found)) is None:
             continue
         mask = values > 0
         union = mask if union is None else np.logical_or(union, mask, out=union)
@@ -151,14 +177,14 @@ def _file(folder: Path, stem: str) -> Path | None:
     return next((path for suffix in SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()), None)
 
 
-def _read(path: Path, shape: Sequence[int], found: Measured) -> np.ndarray | None:
+def _read(path: Path, grid: Grid, found: Measured) -> np.ndarray | None:
     """Voxels of a mask or label map; None, and a trouble, where they cannot be had."""
     try:
         image = nib.load(path)
-        if image.shape[:3] != tuple(shape):
-            found.troubles.append(("grids differ", f"{path}: shape {image.shape}, the CT's is {tuple(shape)}"))
+        if not grid.is_same(own := _grid(image)):
+            found.troubles.append(("grids differ", f"{path}: {own}; the CT has {grid}"))
             return None
-        return np.asarray(image.dataobj).reshape(shape)
+        return np.asarray(image.dataobj).reshape(grid.shape)
     except Exception as error:  # as above
         found.troubles.append(("unreadable", f"{path}: {_reason(error)}"))
         return None

@@ -79,12 +79,17 @@ def write_page(
         warnings=sum(problem.severity == "warning" for problem in problems),
         sections=_sections(reports, problems, vocabulary),
         shown=SHOWN,
-        list_name=path.with_suffix(".csv").name,
+        list_name=list_path(path, "csv").name,
         organs_chart=Markup(charts.organs_chart(tumours)),
         diameters_chart=Markup(charts.diameters_chart(tumours)),
         attenuation_chart=Markup(charts.attenuation_chart(tumours)),
     )
     write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def list_path(page: Path, suffix: str) -> Path:
+    """Where the list of problems lies; never the name of a table that the page may be named after."""
+    return page.with_name(f"{page.stem}.problems.{suffix}")
 
 
 def write_lists(page: Path, problems: Sequence[Problem]) -> tuple[Path, Path]:
@@ -97,7 +102,7 @@ def write_lists(page: Path, problems: Sequence[Problem]) -> tuple[Path, Path]:
             writer.writeheader()
             writer.writerows(rows)
 
-    as_json, as_csv = page.with_suffix(".json"), page.with_suffix(".csv")
+    as_json, as_csv = list_path(page, "json"), list_path(page, "csv")
     text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
     write_atomically(as_json, lambda part: part.write_text(text, encoding="utf-8"))
     write_atomically(as_csv, write_csv)
