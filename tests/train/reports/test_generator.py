@@ -27,19 +27,19 @@ PARTS = {
 
 
 def random_tumours(rng: np.random.Generator) -> list[Tumour]:
-    """Up to two lesions in each place, sized, unsized or uncounted."""
-    tumours = []
+    """Up to two lesions in each place, sized (no size twice in a report), unsized or uncounted."""
+    tumours, sizes = [], rng.permutation(np.arange(5.0, 200.0, 3.0)).tolist()
     for place in MORE_PLACES:
         for _ in range(rng.integers(0, 3)):
             counted = rng.random() < 0.85
-            sizes = rng.choice(np.arange(5, 90), rng.integers(0, 4) if counted else 0, replace=False)
+            own = [sizes.pop() for _ in range(rng.integers(0, 4) if counted else 0)]
             parts = PARTS.get(place.organ, [()])
             tumours.append(
                 Tumour(
                     organ=place.organ,
                     laterality=place.laterality,
                     subsegments=parts[rng.integers(len(parts))],
-                    diameters=tuple(sorted(map(float, sizes), reverse=True)),
+                    diameters=tuple(sorted(own, reverse=True)),
                     attenuation=str(rng.choice(["hypo", "iso", "hyper", "mixed", "unknown"])),
                     type=str(rng.choice(["lesion", "cyst", "metastasis", "mass"])),
                     certainty=str(rng.choice(["certain", "high", "low"])),

@@ -22,6 +22,8 @@ from rsuper_train.reports.vocabulary import Vocabulary
 
 SHOWN = 200
 """Problems of a kind that the page shows; the list beside it has all."""
+LONGEST_SENTENCE = 600
+"""Characters of a sentence that the page shows; a longer one is a report without full stops."""
 COLUMNS = ("case", "tumour", "kind", "severity", "message")
 
 
@@ -143,4 +145,7 @@ def _row(problem: Problem, tumours: Sequence[Tumour], vocabulary: Vocabulary) ->
         return Row(problem, None, [])
     tumour = tumours[problem.tumour]
     words = (tumour.type, "lesion", *vocabulary.lesions.get(tumour.type, ()))
-    return Row(problem, tumour, highlight(tumour.sentence, words, tumour.diameters))
+    sentence = tumour.sentence
+    if len(sentence) > LONGEST_SENTENCE:
+        sentence = f"{sentence[:LONGEST_SENTENCE]} …"
+    return Row(problem, tumour, highlight(sentence, words, tumour.diameters))
