@@ -89,7 +89,7 @@ def data(tmp_path):
         (report(lesion(20, organ="kidney", laterality="left"), negatives=(LEFT,)), [("contradiction", "error")]),
         (report(lesion(20, subsegments=("segment 2",)), negatives=(LIVER,)), [("contradiction", "error")]),
         (report(lesion(20), negatives=(Place(organ="liver", subsegments=("segment 2",)),)), []),
-        (report(flags=("empty",)), [("flagged", "warning")]),
+        (report(flags=("empty", "duplicate id")), [("duplicate id", "error"), ("flagged", "warning")]),
         (report(lesion(0.8)), [("unit slip", "error")]),
         (report(lesion(24, 1.9)), [("unit slip", "warning")]),
         (report(lesion(24, 19, sentence="2.4 x 1.9 cm mass")), []),

@@ -184,7 +184,10 @@ def _medians(reports: Sequence[Report]) -> dict[str, float]:
 
 def _check_report(report: Report) -> Iterator[Problem]:
     for flag in report.flags:
-        yield _problem(report, None, "flagged", flag, "warning")
+        if flag == "duplicate id":
+            yield _problem(report, None, flag, "the file of reports has another text under this id")
+        else:
+            yield _problem(report, None, "flagged", flag, "warning")
     for negative in report.negatives:
         for number, tumour in enumerate(report.tumours):
             if _covers(negative, tumour):
