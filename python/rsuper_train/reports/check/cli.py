@@ -52,6 +52,7 @@ def check(
     from rsuper_train.reports.check.page import write_lists, write_page
     from rsuper_train.reports.check.run import run_check
     from rsuper_train.reports.inputs import read_reports
+    from rsuper_train.reports.masks import load_label_set
     from rsuper_train.reports.public_tables import read_any_table
     from rsuper_train.reports.vocabulary import load_vocabulary
 
@@ -59,6 +60,7 @@ def check(
     if page.is_dir() or page.resolve() == table.resolve():
         raise ValueError(f"--out: expected a file for the page, such as {table.stem}.check.html, got {page}")
     console, words = Console(), load_vocabulary(vocabulary or ())
+    labels = load_label_set(label_set)
     rows = read_any_table(table)
     texts = {document.id: document.text for document in read_reports(reports)} if reports else None
     columns = (TextColumn("reading masks"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -68,7 +70,7 @@ def check(
             rows,
             words,
             data=data,
-            label_set=label_set,
+            label_set=labels,
             texts=texts,
             workers=workers,
             progress=lambda done, total: bar.update(task, completed=done, total=total),

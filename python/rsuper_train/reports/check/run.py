@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from rsuper_train.reports.check.folder import Measured, Request, find_cases, measure_cases
@@ -17,7 +17,8 @@ from rsuper_train.reports.check.problems import (
     check_texts,
     organ_of,
 )
-from rsuper_train.reports.schema import Place, Report, Tumour
+from rsuper_train.reports.masks import LabelSet, load_label_set, region
+from rsuper_train.reports.schema import Laterality, Place, Report, Tumour
 from rsuper_train.reports.vocabulary import Vocabulary
 
 Classes = Callable[[Place], Sequence[frozenset[str]]]
@@ -28,8 +29,7 @@ def run_check(
     reports: Sequence[Report],
     vocabulary: Vocabulary,
     data: Path | None = None,
-    label_set: str = "totalsegmentator",
-    label_ids: Mapping[str, int] | None = None,
+    label_set: LabelSet | None = None,
     texts: Mapping[str, str] | None = None,
     workers: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -40,8 +40,7 @@ def run_check(
         reports: the table.
         vocabulary: its organs and their classes.
         data: folder of cases, see `folder`; None checks the rows alone.
-        label_set: whose classes the masks are named after, as in the vocabulary's `masks`.
-        label_ids: class -> id, for cases with a label map.
+        label_set: whose classes the masks are named after, and whose ids label maps have; TotalSegmentator's by default.
         texts: id -> report, to hold the sentences against.
         workers: processes that read masks.
         progress: called with the number of cases measured and of all.
@@ -53,20 +52,21 @@ def run_check(
     if texts is not None:
         problems += check_texts(reports, texts)
     if data is not None:
-        classes = partial(classes_of, vocabulary=vocabulary, label_set=label_set)
-        problems += _check_data(reports, data, classes, label_ids or {}, workers, progress)
+        labels = label_set or load_label_set("totalsegmentator")
+        classes = cache(partial(classes_of, label_set=labels, vocabulary=vocabulary))
+        problems += _check_data(reports, data, lambda place: classes(organ_of(place)), labels.ids, workers, progress)
     order = {report.id: number for number, report in enumerate(reports)}
     return sorted(problems, key=lambda p: (order.get(p.case, len(order)), p.case, p.tumour is None, p.tumour or 0))
 
 
-def classes_of(place: Place, vocabulary: Vocabulary, label_set: str) -> tuple[frozenset[str], ...]:
+def classes_of(place: Place, label_set: LabelSet, vocabulary: Vocabulary) -> tuple[frozenset[str], ...]:
     """The label set's classes of an organ, a set for each side that a lesion may be on; empty where it has none."""
-    organ = vocabulary.organs.get(place.organ)
-    names = organ.masks.get(label_set, ()) if organ else ()
-    if not names:
-        return ()
-    sides = (place.laterality,) if place.laterality in ("left", "right") else ("left", "right")
-    return tuple(dict.fromkeys(frozenset(name.format(side=side) for name in names) for side in sides))
+    sides: tuple[Laterality, ...] = ("left", "right")
+    if place.laterality in sides:
+        sides = (place.laterality,)
+    names = {id: name for name, id in label_set.ids.items()}
+    regions = (region(Place(organ=place.organ, laterality=side), label_set, vocabulary) for side in sides)
+    return tuple(dict.fromkeys(frozenset(names[id] for id in found.ids) for found in regions if found))
 
 
 def _check_data(
