@@ -17,6 +17,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.spatialimages import SpatialImage
 
 from rsuper_train.reports.check.problems import Extent, measure_mask
 
@@ -136,7 +137,7 @@ def measure_case(request: Request) -> Measured:
     return found
 
 
-def _grid(image: nib.spatialimages.SpatialImage) -> Grid:
+def _grid(image: SpatialImage) -> Grid:
     shape, spacing = image.header.get_data_shape()[:3], tuple(map(float, image.header.get_zooms()[:3]))
     if len(shape) < 3 or min(shape) < 1 or not all(np.isfinite(spacing)) or min(spacing) <= 0:
         raise ValueError(f"expected three axes of positive spacing, got shape {shape}, spacing {spacing}")

@@ -40,7 +40,8 @@ def run_check(
         reports: the table.
         vocabulary: its organs and their classes.
         data: folder of cases, see `folder`; None checks the rows alone.
-        label_set: whose classes the masks are named after, and whose ids label maps have; TotalSegmentator's by default.
+        label_set: whose classes the masks are named after, and whose ids label maps have; by default
+            TotalSegmentator's.
         texts: id -> report, to hold the sentences against.
         workers: processes that read masks.
         progress: called with the number of cases measured and of all.
