@@ -152,3 +152,21 @@ def test_articles(text, expected):
 def test_plurals():
     words = ("metastasis", "mass", "hypodensity", "cyst")
     assert [phrases.plural(word) for word in words] == ["metastases", "masses", "hypodensities", "cysts"]
+
+
+def key(tumour: Tumour) -> tuple:
+    return tumour.organ, tumour.subsegments, tumour.laterality, tumour.diameters, tumour.attenuation, tumour.count_known
+
+
+def test_the_rules_read_what_the_generator_writes():
+    """Over all organs and wordings, some of which are hard for rules: F1 of whole rows; every negative."""
+    rules = pytest.importorskip("rsuper_train.reports.rules.extractor")
+    extract, rng, right, wrong = rules.RulesExtractor().extract, np.random.default_rng(2), 0, 0
+    for number in range(200):
+        written = write_report(random_tumours(rng), rng, MORE_PLACES, ("findings", "sections")[number % 2])
+        report = extract("a", written.text)
+        said, read = Counter(map(key, written.report.tumours)), Counter(map(key, report.tumours))
+        right += (said & read).total()
+        wrong += (said - read).total() + (read - said).total()
+        assert set(report.negatives) == set(written.report.negatives), written.text
+    assert 2 * right / (2 * right + wrong) > 0.97
