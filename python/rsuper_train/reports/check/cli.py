@@ -61,7 +61,7 @@ def check(
         raise ValueError(f"--out: expected a file for the page, such as {table.stem}.check.html, got {page}")
     console, words = Console(), load_vocabulary(vocabulary or ())
     labels = load_label_set(label_set)
-    rows = read_any_table(table)
+    rows = read_any_table(table, words)
     texts = {document.id: document.text for document in read_reports(reports)} if reports else None
     columns = (TextColumn("reading masks"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=data is None, transient=True) as bar:
@@ -92,12 +92,17 @@ def print_summary(console: Console, reports: Sequence[Report], problems: Sequenc
         console.print(_problems_table(problems))
     counts = Counter(problem.severity for problem in problems)
     colour = "red" if counts["error"] else "yellow" if counts["warning"] else "green"
-    verdict = f"{counts['error']} errors, {counts['warning']} warnings" if problems else "No problems found"
-    console.print(f"[bold {colour}]{verdict}[/] in {len(reports)} reports.", highlight=False)
+    found = f"{_count(counts['error'], 'error')}, {_count(counts['warning'], 'warning')}"
+    verdict = found if problems else "No problems found"
+    console.print(f"[bold {colour}]{verdict}[/] in {_count(len(reports), 'report')}.", highlight=False)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _organs_table(tumours: Sequence[Tumour], reports: int) -> Table:
-    table = Table(title=f"{len(tumours)} tumours in {reports} reports", title_justify="left")
+    table = Table(title=f"{_count(len(tumours), 'tumour')} in {_count(reports, 'report')}", title_justify="left")
     table.add_column("organ")
     for name in ("tumours", "with size", "without", "median mm", "largest mm"):
         table.add_column(name, justify="right")
