@@ -16,11 +16,10 @@ pytest.importorskip("matplotlib")
 
 import nibabel as nib
 
-from rsuper_train.reports.check import run_check
 from rsuper_train.reports.check.measures import highlight, measures
 from rsuper_train.reports.check.page import SHOWN, write_lists, write_page
 from rsuper_train.reports.check.problems import Extent, Problem, check_sizes, measure_mask
-from rsuper_train.reports.check.run import classes_of
+from rsuper_train.reports.check.run import classes_of, run_check
 from rsuper_train.reports.generator import write_report
 from rsuper_train.reports.masks import load_label_set
 from rsuper_train.reports.schema import Place, Report, Tumour, hash_text

@@ -7,17 +7,18 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from statistics import median
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from rsuper_train.reports.check.problems import Problem
-from rsuper_train.reports.schema import Report, Tumour
+if TYPE_CHECKING:  # slow imports, not needed for --help
+    from rsuper_train.reports.check.problems import Problem
+    from rsuper_train.reports.schema import Report, Tumour
 
 WORKERS = min(8, os.cpu_count() or 1)
 TableArgument = Annotated[
@@ -48,7 +49,6 @@ def check(
 
     Exits with 1 if there are errors; warnings alone do not count.
     """
-    # slow imports, not needed for --help
     from rsuper_train.reports.check.page import write_lists, write_page
     from rsuper_train.reports.check.run import run_check
     from rsuper_train.reports.inputs import read_reports
@@ -108,7 +108,7 @@ def _organs_table(tumours: Sequence[Tumour], reports: int) -> Table:
         table.add_column(name, justify="right")
     for organ, count in Counter(tumour.organ for tumour in tumours).most_common():
         sizes = [max(tumour.diameters) for tumour in tumours if tumour.organ == organ and tumour.diameters]
-        measured = (f"{np.median(sizes):.3g}", f"{max(sizes):.3g}") if sizes else ("", "")
+        measured = (f"{median(sizes):.3g}", f"{max(sizes):.3g}") if sizes else ("", "")
         table.add_row(escape(organ), str(count), str(len(sizes)), str(count - len(sizes)), *measured)
     return table
 
