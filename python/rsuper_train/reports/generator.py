@@ -28,6 +28,7 @@ PLACES = (
     Place(organ="kidney", laterality="right"),
     Place(organ="kidney", laterality="left"),
 )
+SEGMENTS = {f"segment {number}" for number in range(1, 9)}
 ONE_SENTENCE = 0.6
 """Chance that alike lesions share a sentence."""
 HEADING_ABOVE = "heading above"
@@ -102,6 +103,8 @@ def _check(tumours: Sequence[Tumour], places: Sequence[Place]) -> None:
             )
         if tumour.laterality == "bilateral" and tumour.count_known:
             raise ValueError(f"{tumour}: lesions on both sides are uncounted; give counted ones a row and a side each")
+        if tumour.organ == "liver" and (odd := set(tumour.subsegments) - SEGMENTS):
+            raise ValueError(f"{tumour}: expected a row with liver segments 1 to 8, got {', '.join(sorted(odd))}")
     for place in places:
         if place.subsegments or place.laterality == "bilateral":
             raise ValueError(f"places: expected organs or their sides, got {place}")

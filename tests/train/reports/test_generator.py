@@ -129,6 +129,7 @@ def test_refuses_what_no_sentence_can_say():
     for tumour in (
         Tumour(organ="liver", diameters=(20,), count_known=False),
         Tumour(organ="kidney", laterality="bilateral", diameters=(20,)),
+        Tumour(organ="liver", subsegments=("right lobe",)),
     ):
         with pytest.raises(ValueError, match="row"):
             write_report([tumour], rng)
