@@ -44,10 +44,15 @@ def prepare(case: Case) -> Sample:
         image=torch.from_numpy(image),
         ct=torch.from_numpy(ct[None].copy()),
         labels=torch.from_numpy(labels),
-        findings=to_findings(read_report(case.report)),
+        findings=read_findings(case.report),
         spacing=case.spacing,
         window=window,
     )
+
+
+def read_findings(report: str) -> Findings:
+    """Findings of one sample with the single channel "lesion", read from the report's text by rules."""
+    return to_findings(read_report(report))
 
 
 def relative_ct(ct: np.ndarray, labels: np.ndarray) -> np.ndarray:

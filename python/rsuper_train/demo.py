@@ -82,7 +82,7 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, object]:
             [prepare(c) for c in cases] for cases in (training, validation, test)
         )
     console.print(f"{len(samples)} training cases: CT, organ labels, report. No lesion mask. For example:")
-    console.print(f"  [italic]“{_example(training)}”[/italic]")
+    console.print(f"  [italic]“{_example(training, samples)}”[/italic]")
 
     network = build_network(settings, options.seed)
     with clock.part("evaluation before"):
@@ -120,9 +120,10 @@ def _cohorts(options: DemoOptions) -> tuple[list[Case], list[Case], tuple[list[C
     return training, validation, make_cohort(options.test_cases, options.seed, anatomy, "test")
 
 
-def _example(cases: Sequence[Case]) -> str:
-    """The report of the first case that has a lesion."""
-    return next((case.report for case in cases if " mm" in case.report or " cm" in case.report), cases[0].report)
+def _example(cases: Sequence[Case], samples: Sequence[Sample]) -> str:
+    """The first report that speaks of a lesion, in one line."""
+    ill = (case for case, sample in zip(cases, samples, strict=True) if any(g.tumours for g in sample.findings.groups))
+    return " ".join(next(ill, cases[0]).report.split())
 
 
 def _train(
@@ -185,7 +186,7 @@ def _panels(
     """One row for liver, kidney and spleen: the first test case with a lesion there, at its largest slice."""
     panels: list[Panel] = []
     for organ in ("liver", "kidney", "spleen"):
-        found = [(i, n) for i, t in enumerate(truths) for n, r in enumerate(t.records, 1) if r.organ == organ]
+        found = [(i, n) for i, t in enumerate(truths) for n, r in enumerate(t.tumours, 1) if r.organ == organ]
         fresh = [place for place in found if cases[place[0]].case_id not in {panel.title for panel in panels}]
         if not found:
             continue

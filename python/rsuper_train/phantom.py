@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from rsuper_kernels import Tumour
+from rsuper_kernels.geometry import complete_diameters, ellipsoid_volume
 from rsuper_train.anatomy import ORGAN_LABELS, Anatomy, load_anatomy
-from rsuper_train.reports.records import Record, place_of
-from rsuper_train.reports.sentences import write_report
+from rsuper_train.reports.generator import PLACES, write_report
+from rsuper_train.reports.schema import Attenuation, Tumour
 
 FIELD_OF_VIEW = (24, 98, 118)
 """Voxels of a case, (D, H, W); each case is a random window of this size."""
@@ -25,7 +25,8 @@ LARGEST_MM = {"liver": 36.0, "spleen": 32.0, "right kidney": 27.0, "left kidney"
 SMALLEST_MM = 18.0
 GAP_MM = 6.0  # least distance between two lesions
 EDGE_MM = 1.0  # softness of a lesion's border
-ATTENUATION, CONTRAST_HU = "hypo", -55.0  # against the median of the organ
+ATTENUATION: Attenuation = "hypo"
+CONTRAST_HU = -55.0  # against the median of the organ
 TEXTURE_HU = 30.0  # a lesion keeps the noise of the CT, not its calcifications or vessels
 
 
@@ -42,11 +43,11 @@ class Case:
 
 @dataclass(frozen=True)
 class Truth:
-    """What evaluation alone may see: lesion instances (0 = none, i = i-th record) and the records they come from."""
+    """What evaluation alone may see: lesion instances (0 = none, i = i-th tumour) and the tumours they are."""
 
     case_id: str
     instances: np.ndarray  # uint8 (D, H, W)
-    records: tuple[Record, ...]
+    tumours: tuple[Tumour, ...]
 
     @property
     def mask(self) -> np.ndarray:
@@ -73,12 +74,13 @@ def make_case(
     ct, labels = _deform(anatomy, rng)
     ct += rng.normal(0.0, 6.0, ct.shape).astype(np.float32) + np.float32(rng.normal(0.0, 3.0))
     instances = np.zeros(labels.shape, np.uint8)
-    records: list[Record] = []
+    tumours: list[Tumour] = []
     for _ in range(rng.integers(lesions[0], lesions[1] + 1)):
-        if record := _implant(ct, labels, instances, anatomy.spacing, rng, number=len(records) + 1):
-            records.append(record)
-    case = Case(case_id, ct, labels, anatomy.spacing, write_report(records, rng))
-    return case, Truth(case_id, instances, tuple(records))
+        if tumour := _implant(ct, labels, instances, anatomy.spacing, rng, number=len(tumours) + 1):
+            tumours.append(tumour)
+    wording = rng.spawn(1)[0]  # so that no change of the wording changes the images
+    case = Case(case_id, ct, labels, anatomy.spacing, write_report(tumours, wording, case_id=case_id).text)
+    return case, Truth(case_id, instances, tuple(tumours))
 
 
 def _deform(anatomy: Anatomy, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -119,7 +121,7 @@ def _implant(
     spacing: tuple[float, float, float],
     rng: np.random.Generator,
     number: int,
-) -> Record | None:
+) -> Tumour | None:
     """Put one lesion into `ct` and `instances` (both changed in place); None when no organ has room for it."""
     name = str(rng.choice(list(ORGAN_SHARE), p=list(ORGAN_SHARE.values())))
     box = ndimage.find_objects((labels == ORGAN_LABELS[name]).astype(np.uint8))[0]
@@ -127,20 +129,26 @@ def _implant(
     diameters = _draw_diameters(rng, LARGEST_MM[name])
     if (found := _find_room(organ, taken > 0, spacing, diameters, rng)) is None:
         return None
-    lesion, centre = Tumour(found[0], attenuation=ATTENUATION), found[1]
+    diameters, centre = found
 
-    distance = _lesion_distance(organ.shape, centre, spacing, lesion, rng)
-    voxels = round(lesion.expected_volume / np.prod(spacing))
+    distance = _lesion_distance(organ.shape, centre, spacing, diameters, rng)
+    voxels = round(ellipsoid_volume(diameters) / np.prod(spacing))
     outline = np.partition(distance[organ], voxels)[voxels]  # so that the volume is that of the diameters
     inside = organ & (distance < outline) & (taken == 0)
-    radius = lesion.largest_diameter / 2
+    radius = max(diameters) / 2
     softness = organ / (1.0 + np.exp(np.clip((distance - outline) * radius / EDGE_MM, -30, 30)))
     texture = np.clip(local_ct - ndimage.gaussian_filter(local_ct, 1.5), -TEXTURE_HU, TEXTURE_HU)
     lesion_hu = np.median(local_ct[organ & (taken == 0)]) + CONTRAST_HU + texture - np.median(texture[inside])
     local_ct += (softness * (lesion_hu - local_ct)).astype(np.float32)
     taken[inside] = number
-    kind, side = place_of(name)
-    return Record(kind, side, found[0], ATTENUATION)
+    place = next(place for place in PLACES if str(place) == name)
+    return Tumour(
+        organ=place.organ,
+        laterality=place.laterality,
+        diameters=diameters,
+        attenuation=ATTENUATION,
+        certainty="certain",
+    )
 
 
 def _find_room(
@@ -172,7 +180,7 @@ def _lesion_distance(
     shape: tuple[int, ...],
     centre: np.ndarray,
     spacing: tuple[float, float, float],
-    lesion: Tumour,
+    diameters: tuple[float, ...],
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Distance from the lesion's centre in units of its radius along each direction, (D, H, W); about 1 on the border.
@@ -184,7 +192,7 @@ def _lesion_distance(
         (np.arange(n, dtype=np.float64) - c).reshape([-1 if a == axis else 1 for a in range(3)]) * s
         for axis, (n, c, s) in enumerate(zip(shape, centre, spacing, strict=True))
     )
-    a, b, c = (d / 2 for d in lesion.diameters or ())
+    a, b, c = (d / 2 for d in complete_diameters(diameters))
     turn = rng.uniform(0, np.pi)
     u, v = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
     distance = np.sqrt((u / a) ** 2 + (v / b) ** 2 + (z / c) ** 2)

@@ -10,10 +10,10 @@ pytest.importorskip("monai")
 
 import torch
 
+from rsuper_kernels import FindingGroup, Findings, Tumour
 from rsuper_train.calibrate import OperatingPoint, choose_operating_point
 from rsuper_train.data import Sample
 from rsuper_train.evaluate import score_case, summarise
-from rsuper_train.reports import Record, to_findings
 
 SPACING = (3.0, 2.0, 1.0)
 
@@ -91,6 +91,7 @@ def test_bad_input(instances):
 
 def test_operating_point_follows_the_report():
     """A lesion of the reported volume at 0.65, a dimmer rim around it and a speck: the report tells them apart."""
+    tumours = (Tumour((24.0,), attenuation="hypo"),)
     probability = np.full((24, 24, 24), 0.05)
     grid = np.stack(np.meshgrid(*[np.arange(24) - 12] * 3, indexing="ij"))
     radius = 3.0 * np.sqrt((grid**2).sum(0))
@@ -102,7 +103,7 @@ def test_operating_point_follows_the_report():
         image=torch.zeros(2, 24, 24, 24),
         ct=torch.zeros(1, 24, 24, 24),
         labels=torch.full((24, 24, 24), 5),
-        findings=to_findings([Record("liver", None, (24.0,), "hypo")]),
+        findings=Findings((FindingGroup(0, "lesion", (5,), tumours),), batch_size=1, channels=("lesion",)),
         spacing=(3.0, 3.0, 3.0),
         window=(slice(0, 24),) * 3,
     )

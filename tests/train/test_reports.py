@@ -1,18 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Report sentences: the reader recovers what the writer says, and radiologists' habits."""
+"""Report sentences: the reader knows radiologists' habits."""
 
 from __future__ import annotations
 
-from collections import Counter
-
-import numpy as np
 import pytest
 
-from rsuper_train.reports import Record, read_report, to_findings, write_report
-from rsuper_train.reports.records import place_of
-from rsuper_train.reports.sentences import PLACES
-
-ATTENUATIONS = ("hypo", "hyper", "iso", "mixed", "unknown")
+from rsuper_train.reports import Record, read_report, to_findings
 
 SENTENCES = [
     (
@@ -46,38 +39,9 @@ SENTENCES = [
 ]
 
 
-def random_records(rng: np.random.Generator) -> list[Record]:
-    return [
-        Record(
-            *place_of(place),
-            tuple(sorted(rng.integers(5, 90, rng.integers(1, 4)).astype(float).tolist(), reverse=True)),
-            str(rng.choice(ATTENUATIONS)),
-        )
-        for place in PLACES
-        for _ in range(rng.integers(0, 4))
-    ]
-
-
 @pytest.mark.parametrize(("sentence", "records"), SENTENCES, ids=[s[:30] for s, _ in SENTENCES])
 def test_table(sentence, records):
     assert read_report(sentence) == records
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_reader_recovers_what_the_writer_says(seed):
-    rng = np.random.default_rng(seed)
-    for _ in range(100):
-        records = random_records(rng)
-        text = write_report(records, rng)
-        free = [place for place in PLACES if place not in {record.place for record in records}]
-        expected = records + [Record(*place_of(place), count=0) for place in free]
-        assert Counter(read_report(text)) == Counter(expected), text
-
-
-def test_writer_varies():
-    rng = np.random.default_rng(0)
-    record = Record("liver", None, (24.0, 19.0), "hypo")
-    assert len({write_report([record], rng, places=("liver",)) for _ in range(100)}) > 30
 
 
 def test_findings():
