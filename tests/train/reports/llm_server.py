@@ -72,6 +72,7 @@ class Server:
 
     def __init__(self, script: Script) -> None:
         self.url = ""
+        self.loop: asyncio.AbstractEventLoop
         self.requests: list[Request] = []
         self.finished: list[str] = []
         self.load: list[tuple[float, int]] = []
@@ -154,30 +155,22 @@ def report_of(body: dict[str, Any]) -> str:
 def running(script: Script) -> Iterator[Server]:
     """The server in a thread of its own while the block runs."""
     server = Server(script)
-    loop = asyncio.new_event_loop()
     ready = threading.Event()
+    stopped = asyncio.Event()
 
-    async def start() -> asyncio.Server:
+    async def serve() -> None:
         listener = await asyncio.start_server(server.serve, "127.0.0.1", 0, limit=1 << 24)
+        server.loop = asyncio.get_running_loop()
         server.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/v1"
         ready.set()
-        return listener
-
-    def run() -> None:
-        asyncio.set_event_loop(loop)
-        listener = loop.run_until_complete(start())
-        loop.run_forever()
+        await stopped.wait()
         listener.close()
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(asyncio.sleep(0))
-        loop.close()
 
-    thread = threading.Thread(target=run, daemon=True)
+    thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
     thread.start()
     assert ready.wait(10)
     try:
         yield server
     finally:
-        loop.call_soon_threadsafe(loop.stop)
+        server.loop.call_soon_threadsafe(stopped.set)
         thread.join(10)
