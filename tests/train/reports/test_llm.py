@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import io
 import json
 import logging
 import os
@@ -19,12 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 pytest.importorskip("openai")
 
 from rsuper_train.reports.llm import EndpointError, LlmExtractor, LlmSettings
 from rsuper_train.reports.llm.answer import Answer, InvalidAnswer, Row, answer_schema, parse_answer, to_report
 from rsuper_train.reports.llm.journal import Journal
+from rsuper_train.reports.llm.progress import report_progress
 from rsuper_train.reports.llm.prompt import Prompt
 from rsuper_train.reports.llm.quotes import Text
 from rsuper_train.reports.schema import Place, Report, Tumour, hash_text
@@ -228,6 +231,7 @@ def test_the_request(monkeypatch):
     assert body["response_format"]["json_schema"]["schema"] == answer_schema(VOCABULARY)
     usage = reader.usage
     assert (usage.requests, usage.input_tokens, usage.output_tokens, usage.cost) == (1, 100, 10, 0.002)
+    assert str(usage).endswith("0 flagged; 1 requests, 100 tokens in, 10 out, cost 0.00")
 
 
 def test_the_prompt_names_every_organ_and_part():
@@ -490,6 +494,14 @@ def test_reports_without_an_answer_are_not_in_the_journal(tmp_path):
         assert asyncio.run(reader.extract_all([("a", TEXT)], tmp_path / "journal"))[0].flags
         down = False
         assert not asyncio.run(reader.extract_all([("a", TEXT)], tmp_path / "journal"))[0].flags
+
+
+def test_progress_counts_reports_and_flags():
+    console = Console(file=io.StringIO(), force_terminal=True, width=200)
+    with report_progress(2, console) as on_done:
+        on_done(Report(id="a"))
+        on_done(Report(id="b", flags=("empty",)))
+    assert re.search("2/2.* reports/s.*1 flagged", console.file.getvalue().split("\r")[-1])
 
 
 # the journal

@@ -62,6 +62,14 @@ class Usage(BaseModel):
     unanswered: int = 0
     answer_format: str = _FORMATS[0]
 
+    def __str__(self) -> str:
+        cost = "" if self.cost is None else f", cost {self.cost:.2f}"
+        return (
+            f"{self.answered:,} reports read, {self.reused:,} reused, {self.unanswered:,} without an answer,"
+            f" {self.flagged:,} flagged; {self.requests:,} requests, {self.input_tokens:,} tokens in,"
+            f" {self.output_tokens:,} out{cost}"
+        )
+
 
 class _Message(BaseModel):
     content: str | None = None

@@ -24,8 +24,9 @@ class Journal:
     """An append-only file of JSON lines, {"key": ..., "report": ...}, readable by its owner alone.
 
     A line is written by one `write`, so a process killed at any moment leaves whole lines and at most one torn one at
-    the end, which opening cuts off. The disk is told to keep what is written once a second: this matters only when the
-    machine itself goes down, and costs a thousandth of what it would cost line by line.
+    the end, which opening cuts off. What is written goes to the disk itself once a second. That matters only when the
+    machine goes down, which then costs a second's answers; doing it for each line would hold up all requests in flight,
+    by 190 microseconds on a fast local disk, against 11 for the line itself, and by more on others.
 
     The texts of reports are not in it, and so neither are the sentences and the ids: a report is stored with the
     offsets of its sentences, and `find` puts it together again from its text.
