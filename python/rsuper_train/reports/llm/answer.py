@@ -20,6 +20,7 @@ NO_ANSWER = "no valid answer"
 rows, which says nothing about its tumours."""
 
 LARGEST_COUNT = 50
+LONGEST_TYPE = 80
 UNKNOWN = "unknown"
 
 _COUNT_WORDS = {"one": 1, "a": 1, "two": 2, "both": 2, "three": 3, "four": 4, "five": 5, "several": "multiple"}
@@ -91,6 +92,8 @@ class Row(_Part):
         self.place(vocabulary)
         if not self.quote.strip():
             raise PydanticCustomError("empty quote", "quote: expected the sentence of the report, got nothing")
+        if len(self.type) > LONGEST_TYPE:
+            raise PydanticCustomError("long type", "type: expected a name of a few words")
         if len(self.diameters) > 3:
             raise PydanticCustomError("more than three diameters", "diameters: expected at most three for one lesion")
         if self.diameters and self.unit == "none":

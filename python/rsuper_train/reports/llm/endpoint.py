@@ -131,13 +131,16 @@ class Endpoint:
         self._schema = schema
         self._usage = usage
         self._format_settled = False
+        limits = type(openai.DEFAULT_CONNECTION_LIMITS)(  # httpx or httpx2, as the release of openai has it
+            max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency
+        )
         self._client = openai.AsyncOpenAI(
             base_url=settings.base_url,
             api_key=settings.api_key(),
             max_retries=0,
             timeout=settings.timeout,
             http_client=openai.DefaultAsyncHttpxClient(
-                follow_redirects=False, trust_env=False, timeout=settings.timeout
+                follow_redirects=False, trust_env=False, timeout=settings.timeout, limits=limits
             ),
         )
 

@@ -39,7 +39,7 @@ class LlmExtractor:
     def __init__(self, settings: LlmSettings, vocabulary: Vocabulary) -> None:
         self.name = f"llm:{settings.model}"
         self.usage = Usage()
-        self._settings = settings
+        self.settings = settings
         self._vocabulary = vocabulary
         self._prompt = Prompt(vocabulary)
 
@@ -72,16 +72,16 @@ class LlmExtractor:
         """
         self.usage = Usage()
         with Journal(journal) as kept:
-            async with Endpoint(self._settings, self._prompt.schema, self.usage) as endpoint:
+            async with Endpoint(self.settings, self._prompt.schema, self.usage) as endpoint:
                 return await _Run(self, endpoint, kept, on_done).finish(documents)
 
     async def _extract(self, id: str, text: str) -> Report:
         self.usage = Usage()
-        async with Endpoint(self._settings, self._prompt.schema, self.usage) as endpoint:
+        async with Endpoint(self.settings, self._prompt.schema, self.usage) as endpoint:
             try:
                 return await self.read(endpoint, id, text)
             except Unanswered as error:
-                _stop_without_connection(error, self._settings)
+                _stop_without_connection(error, self.settings)
                 return self.flagged(id, text, f"{NO_ANSWER}: {error}")
 
     async def read(self, endpoint: Endpoint, id: str, text: str) -> Report:
@@ -94,7 +94,7 @@ class LlmExtractor:
             return self.flagged(id, text, "empty")
         messages = self._prompt.ask(text)
         reason = ""
-        for _ in range(self._settings.retries + 1):
+        for _ in range(self.settings.retries + 1):
             reply = await endpoint.ask(messages)
             if reply.stopped:
                 return self.flagged(id, text, f"{NO_ANSWER}: {reply.stopped}")
@@ -116,7 +116,7 @@ class LlmExtractor:
         The first holds text, model, prompt and what else the answer depends on. The second has in addition what a user
         changes to get an answer after all, and then wants the report to be asked about again.
         """
-        chosen = self._settings
+        chosen = self.settings
         question = [chosen.model, self._prompt.hash, chosen.temperature, chosen.seed, chosen.extra_body]
         effort = [chosen.max_tokens, chosen.retries]
         return _digest([question, text]), _digest([question, effort, text])
@@ -142,7 +142,7 @@ class _Run:
         self._journal = journal
         self._on_done = on_done
         self._usage = extractor.usage
-        self._settings = extractor._settings
+        self._settings = extractor.settings
         self._queue: asyncio.Queue[_Task | None] = asyncio.Queue(maxsize=self._settings.concurrency)
         self._reports: list[Report | None] = []
         # key of a report in the queue or in flight -> where it and its equals stand in the input, and their ids

@@ -60,15 +60,19 @@ class LlmSettings(BaseModel):
             raise ValueError('expected an address such as "http://localhost:8000/v1"')
         if "@" in parts.netloc:
             raise ValueError("expected an address without a user name or password; a key belongs into the environment")
+        if not parts.hostname.isascii() or parts.port == 0:
+            raise ValueError("expected a host name in ASCII, and a port from 1 to 65535")
         return url
 
     def api_key(self) -> str:
         """The key, or a word in its place that local servers ignore.
 
         Raises:
-            ValueError: a variable was named, and is not set.
+            ValueError: a variable was named, and is not set; or it holds no key.
         """
         key = os.environ.get(self.api_key_env, "").strip()
         if not key and self.api_key_env != USUAL_KEY:
             raise ValueError(f"the environment variable {self.api_key_env}, which should hold the key, is not set")
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError(f"the environment variable {self.api_key_env} holds characters that no key has")
         return key or "none"
