@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 Script = Callable[["Request"], "Response | Awaitable[Response]"]
@@ -85,12 +86,11 @@ class Server:
         return max(count for _, count in self.load)
 
     def mean_load(self, bound: int) -> float:
-        """Requests in flight, averaged over the time until fewer than `bound` were left to send."""
-        last = max(i for i, (_, count) in enumerate(self.load) if count == bound)
-        steps = zip(self.load[:last], self.load[1 : last + 1], strict=True)
-        return sum((after[0] - before[0]) * before[1] for before, after in steps) / (
-            self.load[last][0] - self.load[0][0]
-        )
+        """Requests in flight, averaged from the first to the last moment at which there were `bound`."""
+        full = [i for i, (_, count) in enumerate(self.load) if count == bound]
+        load = self.load[full[0] : full[-1] + 1]
+        area = sum((after[0] - before[0]) * before[1] for before, after in pairwise(load))
+        return area / (load[-1][0] - load[0][0])
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
