@@ -17,7 +17,7 @@ NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/includ
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help env demo test test-fast test-gpu test-gpu-dry test-oldest test-sanitize test-wheel lint format readme \
-	bench bench-gpu cost curves clean cuda
+	bench bench-gpu reports cost curves clean cuda
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -58,7 +58,7 @@ format: $(ENV) ## put the code in order
 	@$(BIN)/ruff check --fix --quiet
 	@$(BIN)/ruff format
 
-readme: $(ENV) ## render the README's tables, and take over the last demo's figures
+readme: $(ENV) ## render the tables of README and docs, and take over the last demo's figures
 	@test ! -f runs/demo/metrics.json || cp runs/demo/metrics.json docs/demo.json
 	@test ! -f runs/demo/demo.png || cp runs/demo/demo.png docs/demo.png
 	@$(BIN)/python -m docs.render
@@ -66,6 +66,9 @@ readme: $(ENV) ## render the README's tables, and take over the last demo's figu
 bench: $(ENV) ## run the benchmarks; prints the figures, writes benchmarks/results/figures.json
 	@$(BIN)/pytest benchmarks/ --ignore=benchmarks/gpu --benchmark-only --benchmark-columns=median,iqr,rounds \
 		--benchmark-max-time=0.5
+
+reports: $(ENV) ## measure how well and how fast the rules read reports; writes benchmarks/results/reports.json
+	@$(BIN)/python -m benchmarks.reports
 
 cost: $(ENV) ## count launches, syncs and bytes on a GPU; writes benchmarks/results/gpu/cost.json and cost.md
 	@$(BIN)/python -m benchmarks.gpu.cost

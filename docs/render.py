@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the README's tables from what they describe: `python -m docs.render` (or `--check`, which changes nothing)."""
+"""Write the tables of the docs from what they describe: `python -m docs.render` (or `--check`, which changes nothing)."""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import rsuper_kernels  # noqa: F401  (registers the ops)
-from benchmarks import figures
+from benchmarks import figures, reports
 from rsuper_kernels import dispatch
+from rsuper_train.reports.table import COLUMNS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+REPORTS = ROOT / "docs" / "reports.md"
 METRICS = ROOT / "docs" / "demo.json"
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -64,9 +67,21 @@ def demo_table() -> str:
     return "\n".join(lines)
 
 
-def render(text: str) -> str:
-    """The README with each block between its markers written anew."""
-    blocks = {"support": support_table(), "demo": demo_table(), "speed": figures.readme(figures.read())}
+def columns_table() -> str:
+    """The columns of the table of tumours."""
+    return "\n".join(["| column | what it holds |", "|---|---|", *(f"| `{k}` | {v} |" for k, v in COLUMNS.items())])
+
+
+def pages() -> dict[Path, dict[str, str]]:
+    """The blocks of each page."""
+    return {
+        README: {"support": support_table(), "demo": demo_table(), "speed": figures.readme(figures.read())},
+        REPORTS: {"columns": columns_table(), "rules": reports.table(reports.read())},
+    }
+
+
+def render(text: str, blocks: Mapping[str, str]) -> str:
+    """A page with each block between its markers written anew."""
     for name, block in blocks.items():
         pattern = rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)"
         text = re.sub(pattern, lambda match, block=block: f"{match[1]}{block}\n{match[2]}", text, flags=re.DOTALL)
@@ -74,13 +89,13 @@ def render(text: str) -> str:
 
 
 def main() -> None:
-    current = README.read_text()
-    rendered = render(current)
-    if "--check" in sys.argv:
-        if rendered != current:
-            sys.exit("README.md is out of date: run `make readme`")
-        return
-    README.write_text(rendered)
+    for page, blocks in pages().items():
+        current = page.read_text()
+        rendered = render(current, blocks)
+        if "--check" not in sys.argv:
+            page.write_text(rendered)
+        elif rendered != current:
+            sys.exit(f"{page.relative_to(ROOT)} is out of date: run `make readme`")
 
 
 if __name__ == "__main__":
