@@ -88,7 +88,11 @@ def read_table(path: Path) -> list[Report]:
         ValueError: missing columns, a cell that does not fit, rows of one report that contradict each other, a version
             newer than this program; the file, line and column are named.
     """
-    sheet = read_sheet(Path(path), COLUMNS)
+    return reports_of(read_sheet(Path(path), COLUMNS))
+
+
+def reports_of(sheet: Sheet) -> list[Report]:
+    """The reports of a table that has been read; see `read_table`."""
     missing_columns(sheet, COLUMNS, "a table of tumours")
     index = {name: sheet.columns.index(name) for name in COLUMNS}
     marked = sheet.unit == "line"
