@@ -54,8 +54,8 @@ class CropFindings:
             return None
         size = max(self.label_ids) + 1
         table = torch.zeros(self.findings.batch_size, self.findings.channel_count, size, dtype=torch.bool)
-        for plane, ids in self.unknown.items():
-            table[plane][sorted(ids)] = True
+        for plane, unknown in self.unknown.items():
+            table[plane][sorted(unknown)] = True
         named = torch.zeros(size, dtype=torch.int64)
         named[sorted(self.label_ids)] = torch.tensor(sorted(self.label_ids))
         table, named = table.to(labels.device), named.to(labels.device)
@@ -159,22 +159,24 @@ class _Channels:
     by_organ: Mapping[str, int]
     any_organ: int | None
     """The channel of all tumours, if there is one."""
+    organ_ids: Mapping[str, frozenset[int]]
 
     @classmethod
     def of(cls, channels: Sequence[str] | None, label_set: LabelSet, vocabulary: Vocabulary) -> _Channels:
         own = {name: organ.channel for name, organ in vocabulary.organs.items()}
+        ids = {name: organ_ids(name, label_set, vocabulary) for name in own}
         if channels is None:
-            channels = list(dict.fromkeys(own[name] for name in own if organ_ids(name, label_set, vocabulary)))
+            channels = list(dict.fromkeys(own[name] for name in own if ids[name]))
         names = tuple(channels)
         lesions = tuple(index for index, name in enumerate(names) if name in own.values())
         if not lesions and len(names) == 1:
-            return cls(names, (0,), dict.fromkeys(own, 0), 0)
+            return cls(names, (0,), dict.fromkeys(own, 0), 0, ids)
         if not lesions:
             raise ValueError(
                 f"channels: expected a channel of the vocabulary's organs ({', '.join(dict.fromkeys(own.values()))}), "
                 f"or a single channel for all tumours, got {', '.join(names) or 'none'}"
             )
-        return cls(names, lesions, {name: names.index(c) for name, c in own.items() if c in names}, None)
+        return cls(names, lesions, {name: names.index(c) for name, c in own.items() if c in names}, None, ids)
 
     def get(self, organ: str) -> int | None:
         return self.by_organ.get(organ, self.any_organ)
@@ -247,7 +249,7 @@ class _Sample:
         if ids:
             self._placed[channel].append(_Group(set(ids), [tumour]))
             return
-        organs = (organ_ids(name, self._label_set, self._vocabulary) for name in self._vocabulary.organs)
+        organs = self._channels.organ_ids.values()
         self.unknown[channel] |= {BACKGROUND, *self._label_set.ids.values()}.difference(*organs)
         missing = "is not in the scan" if ids is not None else "has no class in the label set"
         self._note(f"tumour in {place}: excluded, the organ {missing}; where no organ is, is unknown")
@@ -257,8 +259,7 @@ class _Sample:
         found = region(place, self._label_set, self._vocabulary)
         if found is None:
             return None
-        whole = organ_ids(place.organ, self._label_set, self._vocabulary)
-        return self._in_scan(found.ids) or self._in_scan(whole)
+        return self._in_scan(found.ids) or self._in_scan(self._channels.organ_ids.get(place.organ, ()))
 
     def _in_scan(self, ids: Iterable[int]) -> set[int]:
         return set(ids) if self._visible is None else set(ids) & self._visible.keys()
@@ -322,7 +323,7 @@ class _Sample:
             channel = self._channels.get(name)
             if channel is None:
                 continue
-            ids = organ_ids(name, self._label_set, self._vocabulary)
+            ids = self._channels.organ_ids[name]
             if self._unmentioned == "negative":
                 self._add_negative(channel, ids)
             elif channel in reported and name not in with_tumours:
