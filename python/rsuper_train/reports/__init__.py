@@ -1,9 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports: written from records, read back into records, and turned into Findings."""
+"""Radiology reports: read from files, extracted into a table of tumours, and turned into Findings."""
 
-from rsuper_train.reports.record_findings import to_findings
-from rsuper_train.reports.records import Record
-from rsuper_train.reports.rules import read_report
-from rsuper_train.reports.sentences import write_report
+from __future__ import annotations
 
-__all__ = ["Record", "read_report", "to_findings", "write_report"]
+from importlib import import_module
+from typing import Any
+
+# imported when asked for: torch takes seconds, and `rsuper --help` needs none of it
+_MODULES = {"Record": "records", "read_report": "rules", "to_findings": "record_findings", "write_report": "sentences"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -144,10 +144,11 @@ def _write_text(rows: Sequence[dict[str, Any]], suffix: str, path: Path) -> None
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter=_DELIMITERS[suffix])
         writer.writerow(COLUMNS)
-        writer.writerows([_as_cell(value) for value in row.values()] for row in rows)
+        writer.writerows([as_cell(value) for value in row.values()] for row in rows)
 
 
-def _as_cell(value: Any) -> str:
+def as_cell(value: Any) -> str:
+    """A cell of a text table; nothing that a spreadsheet would compute."""
     if value is None:
         return ""
     if isinstance(value, float):
