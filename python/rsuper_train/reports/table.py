@@ -6,8 +6,7 @@ from __future__ import annotations
 import csv
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,6 +45,7 @@ COLUMNS = {
 
 _TUMOUR = tuple(COLUMNS)[3:16]
 _REPORT = tuple(COLUMNS)[16:]
+_BATCH = 50_000
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 # What spreadsheets take for a formula gets an apostrophe in front; so does what already has one, so that it comes back.
@@ -68,10 +68,16 @@ def write_table(reports: Iterable[Report], path: Path) -> int:
     """
     path = Path(path)
     check_suffix(path)
-    rows = list(_rows(reports))
-    write = _write_parquet if path.suffix.lower() == ".parquet" else _write_text
-    write_atomically(path, partial(write, rows, path.suffix.lower()))
-    return len(rows)
+    suffix = path.suffix.lower()
+    count = 0
+
+    def write(part: Path) -> None:
+        nonlocal count
+        rows = _rows(reports)
+        count = _write_parquet(rows, part) if suffix == ".parquet" else _write_text(rows, _DELIMITERS[suffix], part)
+
+    write_atomically(path, write)
+    return count
 
 
 def check_suffix(path: Path) -> None:
@@ -140,11 +146,15 @@ def _tumour_cells(tumour: Tumour) -> dict[str, Any]:
     }
 
 
-def _write_text(rows: Sequence[dict[str, Any]], suffix: str, path: Path) -> None:
+def _write_text(rows: Iterator[dict[str, Any]], delimiter: str, path: Path) -> int:
+    count = 0
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter=_DELIMITERS[suffix])
+        writer = csv.writer(file, delimiter=delimiter)
         writer.writerow(COLUMNS)
-        writer.writerows([as_cell(value) for value in row.values()] for row in rows)
+        for row in rows:
+            writer.writerow(map(as_cell, row.values()))
+            count += 1
+    return count
 
 
 def as_cell(value: Any) -> str:
@@ -157,7 +167,7 @@ def as_cell(value: Any) -> str:
     return f"'{text}" if _FORMULA.match(text) else text
 
 
-def _write_parquet(rows: Sequence[dict[str, Any]], suffix: str, path: Path) -> None:
+def _write_parquet(rows: Iterator[dict[str, Any]], path: Path) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -167,7 +177,12 @@ def _write_parquet(rows: Sequence[dict[str, Any]], suffix: str, path: Path) -> N
         "volume_mm3": pa.float64(),
     }
     schema = pa.schema([(name, types.get(name, pa.string())) for name in COLUMNS])
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), path)
+    count = 0
+    with pq.ParquetWriter(path, schema) as writer:
+        while batch := list(itertools.islice(rows, _BATCH)):
+            writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+            count += len(batch)
+    return count
 
 
 class _Cells:
