@@ -93,7 +93,7 @@ def extract(
     if extractor is Kind.consensus:
         result, found = join(*read)
         write_review(found, _beside(out, ".review.csv"))
-        typer.echo(f"{len(found):,} disagreements to review: {_beside(out, '.review.csv')}")
+        typer.echo(f"{len(found):,} disagreement{'s' * (len(found) != 1)} to review: {_beside(out, '.review.csv')}")
     rows = write_table(result, out)
     typer.echo(f"{summary(result, rows)} to {out}")
 

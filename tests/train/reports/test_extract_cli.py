@@ -147,7 +147,7 @@ def test_consensus(tmp_path: Path, texts: Path, chosen: dict[str, object], monke
     assert result.exit_code == 0, result.output
     with (tmp_path / "out.review.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [["report_id", "kind", "first", "second"], ["A", "only first", "'=cyst", ""]]
-    assert "1 disagreements to review" in result.stdout
+    assert "1 disagreement to review" in result.stdout
     assert len(read_table(out)) == 5
     assert journal.exists()
 
