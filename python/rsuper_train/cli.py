@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `rsuper demo`."""
+"""The command line: `rsuper demo`, `rsuper reports`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from rsuper_train.reports.cli import app as reports
+
 app = typer.Typer(help="Train tumour segmentation from radiology reports.", no_args_is_help=True, add_completion=False)
+app.add_typer(reports, name="reports")
 
 
 @app.callback()
@@ -48,7 +51,7 @@ def main() -> None:
     try:
         app()
     except ModuleNotFoundError as error:
-        _stop(f"{error}; the demo needs the extra 'train': pip install 'rsuper-kernels[train]'")
+        _stop(f"{error}; this command needs the extra 'train': pip install 'rsuper-kernels[train]'")
     except (OSError, ValueError) as error:
         _stop(str(error))
 

@@ -6,8 +6,7 @@ from __future__ import annotations
 import csv
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,6 +45,7 @@ COLUMNS = {
 
 _TUMOUR = tuple(COLUMNS)[3:16]
 _REPORT = tuple(COLUMNS)[16:]
+_BATCH = 50_000
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 # What spreadsheets take for a formula gets an apostrophe in front; so does what already has one, so that it comes back.
@@ -68,10 +68,16 @@ def write_table(reports: Iterable[Report], path: Path) -> int:
     """
     path = Path(path)
     check_suffix(path)
-    rows = list(_rows(reports))
-    write = _write_parquet if path.suffix.lower() == ".parquet" else _write_text
-    write_atomically(path, partial(write, rows, path.suffix.lower()))
-    return len(rows)
+    suffix = path.suffix.lower()
+    count = 0
+
+    def write(part: Path) -> None:
+        nonlocal count
+        rows = _rows(reports)
+        count = _write_parquet(rows, part) if suffix == ".parquet" else _write_text(rows, _DELIMITERS[suffix], part)
+
+    write_atomically(path, write)
+    return count
 
 
 def check_suffix(path: Path) -> None:
@@ -88,7 +94,11 @@ def read_table(path: Path) -> list[Report]:
         ValueError: missing columns, a cell that does not fit, rows of one report that contradict each other, a version
             newer than this program; the file, line and column are named.
     """
-    sheet = read_sheet(Path(path), COLUMNS)
+    return reports_of(read_sheet(Path(path), COLUMNS))
+
+
+def reports_of(sheet: Sheet) -> list[Report]:
+    """The reports of a table that has been read; see `read_table`."""
     missing_columns(sheet, COLUMNS, "a table of tumours")
     index = {name: sheet.columns.index(name) for name in COLUMNS}
     marked = sheet.unit == "line"
@@ -136,14 +146,19 @@ def _tumour_cells(tumour: Tumour) -> dict[str, Any]:
     }
 
 
-def _write_text(rows: Sequence[dict[str, Any]], suffix: str, path: Path) -> None:
+def _write_text(rows: Iterator[dict[str, Any]], delimiter: str, path: Path) -> int:
+    count = 0
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter=_DELIMITERS[suffix])
+        writer = csv.writer(file, delimiter=delimiter)
         writer.writerow(COLUMNS)
-        writer.writerows([_as_cell(value) for value in row.values()] for row in rows)
+        for row in rows:
+            writer.writerow(map(as_cell, row.values()))
+            count += 1
+    return count
 
 
-def _as_cell(value: Any) -> str:
+def as_cell(value: Any) -> str:
+    """A cell of a text table; nothing that a spreadsheet would compute."""
     if value is None:
         return ""
     if isinstance(value, float):
@@ -152,7 +167,7 @@ def _as_cell(value: Any) -> str:
     return f"'{text}" if _FORMULA.match(text) else text
 
 
-def _write_parquet(rows: Sequence[dict[str, Any]], suffix: str, path: Path) -> None:
+def _write_parquet(rows: Iterator[dict[str, Any]], path: Path) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -162,7 +177,12 @@ def _write_parquet(rows: Sequence[dict[str, Any]], suffix: str, path: Path) -> N
         "volume_mm3": pa.float64(),
     }
     schema = pa.schema([(name, types.get(name, pa.string())) for name in COLUMNS])
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), path)
+    count = 0
+    with pq.ParquetWriter(path, schema) as writer:
+        while batch := list(itertools.islice(rows, _BATCH)):
+            writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+            count += len(batch)
+    return count
 
 
 class _Cells:

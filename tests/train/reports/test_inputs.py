@@ -160,3 +160,18 @@ def test_a_megabyte_takes_linear_time(piece: str) -> None:
     start = time.perf_counter()
     assert len(clean(text)) == len(text)
     assert time.perf_counter() - start < 10
+
+
+@given(st.binary(max_size=200) | st.binary(max_size=200).map(lambda data: b"id,report\n1," + data))
+def test_any_bytes_are_reports_or_a_value_error(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.csv"
+    path.write_bytes(data)
+    documents: list[Document] = []
+    message = str(path)
+    try:
+        documents = read_reports(path)
+    except ValueError as error:
+        message = str(error)
+    assert str(path) in message
+    assert len({document.id for document in documents}) == len(documents)
+    assert not any("\0" in document.text for document in documents)

@@ -101,8 +101,8 @@ def test_segments_without_the_organ_and_the_organ_without_segments() -> None:
 def test_a_user_s_file(tmp_path: Path) -> None:
     path = tmp_path / "ours.yaml"
     path.write_text(
-        "labels: {background: 0, liver: 1, left kidney: 2, right kidney: 3, upper_left: 4, upper_right: 5, ovary_l: 6,\n"
-        "         femur_left: 7}\n"
+        "labels: {background: 0, liver: 1, left kidney: 2, right kidney: 3, upper_left: 4, upper_right: 5,\n"
+        "         ovary_l: 6, femur_left: 7}\n"
         'places: {"kidney, upper pole": ["upper_{side}"], pelvis: [ovary_l], "left pelvis": ovary_l}\n'
     )
     ours = load_label_set(path)

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`rsuper reports extract` and `columns`, with extractors that stand in for rules and model."""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from rsuper_train import cli
+from rsuper_train.reports import cli as reports_cli
+from rsuper_train.reports import extract
+from rsuper_train.reports.inputs import Document
+from rsuper_train.reports.schema import Place, Report, Tumour, hash_text
+from rsuper_train.reports.table import COLUMNS, read_table
+
+TEXTS = """\
+id,report
+A,"Liver: 2 cm cyst."
+B,"<p>Spleen normal.</p>"
+C,
+D,crash here
+A,"Liver: 2 cm cyst."
+A,another
+"""
+
+
+class Stub:
+    """Finds a cyst wherever one is named, and fails on "crash"."""
+
+    name = "stub"
+
+    def extract(self, id: str, text: str) -> Report:
+        if "crash" in text:
+            raise RecursionError(text)
+        if "kill" in text:
+            os._exit(9)
+        start = text.find("cyst")
+        found = [Tumour(organ="liver", type="cyst", sentence="cyst", start=start, end=start + 4)] if start >= 0 else []
+        flags = () if text else ("no text",)
+        return Report(id=id, tumours=tuple(found), flags=flags, extractor="stub", text_hash=hash_text(text))
+
+
+@pytest.fixture(autouse=True)
+def _rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extract, "rules_extractor", lambda vocabulary: Stub())
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(cli.app, ["reports", "extract", *map(str, arguments)])
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    path = tmp_path / "in.csv"
+    path.write_text(TEXTS)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_extract(tmp_path: Path, texts: Path, suffix: str) -> None:
+    out = tmp_path / f"out{suffix}"
+    result = invoke(texts, out)
+    assert result.exit_code == 0, result.output
+    assert [(report.id, len(report.tumours), report.flags) for report in read_table(out)] == [
+        ("A", 1, ("duplicate", "duplicate id")),
+        ("B", 0, ("HTML",)),
+        ("C", 0, ("no text",)),
+        ("D", 0, ("not extracted: RecursionError",)),
+        ("A#2", 0, ("duplicate id",)),
+    ]
+    (cyst,) = read_table(out)[0].tumours
+    assert "Liver: 2 cm cyst."[cyst.start : cyst.end] == "cyst"
+    assert "5 reports read, 3 extracted, 5 flagged (2 duplicate id, " in result.stdout
+    assert f"1 not extracted); 5 rows written to {out}" in result.stdout
+
+
+def test_processes_keep_the_order() -> None:
+    documents = [Document(str(i), "cyst " * (i % 3) + "crash" * (i == 250)) for i in range(501)]
+    seen: list[Report] = []
+    reports = extract.extract_locally(documents, Stub, workers=2, on_done=seen.append)
+    assert reports == extract.extract_locally(documents, Stub) == seen
+    assert [report.id for report in reports] == [document.id for document in documents]
+
+
+def test_a_killed_process_is_an_error() -> None:
+    with pytest.raises(ChildProcessError, match="use fewer --workers"):
+        extract.extract_locally([Document("A", "kill")], Stub, workers=2)
+
+
+class Model:
+    """Stands in for the language model."""
+
+    name = "llm:model"
+    usage = "3 requests"
+
+    async def extract_all(
+        self, documents: Sequence[tuple[str, str]], journal: Path, on_done: Callable[[Report], object]
+    ) -> list[Report]:
+        journal.write_text("answers")
+        reports = [Report(id=id, negatives=(Place(organ="spleen"),), extractor=self.name) for id, _ in documents]
+        for report in reports:
+            on_done(report)
+        return reports
+
+
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """The settings that the command made."""
+    chosen: dict[str, object] = {}
+
+    def settings(**given: object) -> object:
+        chosen.update({name: value for name, value in given.items() if value is not None})
+        return SimpleNamespace()
+
+    monkeypatch.setattr(reports_cli, "_settings", settings)
+    monkeypatch.setattr(extract, "llm_extractor", lambda settings, vocabulary: Model())
+    return chosen
+
+
+def test_llm(tmp_path: Path, texts: Path, chosen: dict[str, object]) -> None:
+    out = tmp_path / "out.csv"
+    options = ("--base-url", "http://localhost:1/v1", "--model", "m", "--concurrency", 4, "--prices", 1, 2.5)
+    result = invoke(texts, out, "--extractor", "llm", *options)
+    assert result.exit_code == 0, result.output
+    assert chosen == {"base_url": "http://localhost:1/v1", "model": "m", "concurrency": 4, "prices": (1.0, 2.5)}
+    assert {report.extractor for report in read_table(out)} == {"llm:model"}
+    assert read_table(out)[1].flags == ("HTML",)
+    assert (tmp_path / "out.journal.jsonl").exists()
+    assert "3 requests" in result.stderr
+
+
+def test_consensus(tmp_path: Path, texts: Path, chosen: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    def consensus(first: Report, second: Report) -> SimpleNamespace:
+        found = [SimpleNamespace(report_id=first.id, kind="only first", first="=cyst", second="")] * len(first.tumours)
+        return SimpleNamespace(report=first, disagreements=found)
+
+    monkeypatch.setitem(sys.modules, "rsuper_train.reports.consensus", SimpleNamespace(consensus=consensus))  # type: ignore[misc]
+    out, journal = tmp_path / "out.csv", tmp_path / "kept.jsonl"
+    result = invoke(texts, out, "--extractor", "consensus", "--journal", journal)
+    assert result.exit_code == 0, result.output
+    with (tmp_path / "out.review.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [["report_id", "kind", "first", "second"], ["A", "only first", "'=cyst", ""]]
+    assert "1 disagreement to review" in result.stdout
+    assert len(read_table(out)) == 5
+    assert journal.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nothing.csv", "out.csv"), "nothing.csv: there is no such file"),
+        (("in.csv", "out.xlsx"), "out.xlsx: expected a name ending in .csv, .tsv or .parquet"),
+        (("in.csv", "in.csv"), "other than that of the reports"),
+        (("in.csv", "out.csv", "--id-column", "case"), "there is no column 'case'"),
+        (("in.csv", "out.csv", "--extractor", "llm"), "the language model needs --base-url and --model"),
+        (("in.csv", "out.csv", "--vocabulary", "none.yaml"), "none.yaml"),
+    ],
+)
+def test_mistakes_end_in_one_sentence(
+    texts: Path,
+    arguments: tuple[str, ...],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(texts.parent)
+    monkeypatch.setattr("sys.argv", ["rsuper", "reports", "extract", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert {path.name for path in texts.parent.iterdir()} == {"in.csv"}
+
+
+def test_columns() -> None:
+    lines = CliRunner().invoke(cli.app, ["reports", "columns"]).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == list(COLUMNS)
