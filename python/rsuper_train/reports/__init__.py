@@ -1,9 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports: written from records, read back into records, and turned into Findings."""
-
-from rsuper_train.reports.findings import to_findings
-from rsuper_train.reports.records import Record
-from rsuper_train.reports.rules import read_report
-from rsuper_train.reports.sentences import write_report
-
-__all__ = ["Record", "read_report", "to_findings", "write_report"]
+"""Reports: what they say about tumours, read from text and turned into Findings."""

@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lesions that a sentence mentions, each with the words that belong to it: sizes, places, number, looks, certainty."""
+
+from __future__ import annotations
+
+from rsuper_train.reports.rules import concepts as c
+from rsuper_train.reports.rules.places import ANATOMY, Spot
+from rsuper_train.reports.rules.scan import Item
+from rsuper_train.reports.rules.tokens import Tokens
+
+GENERIC = ("lesion", "mass", "nodule", "tumour", "cyst", "metastasis")
+MODIFIER = (
+    c.SIZE | c.ATTENUATION | ANATOMY | c.NUMBER | c.MANY | c.ANOTHER | c.ONE | c.DEFINITE | c.HIGH | c.LOW | c.LARGEST
+    | c.NEUTRAL | c.PARTIAL | c.AXIS | c.NEGATION | c.BOUND | c.EXAMPLE | c.REFERENCE | c.UP_TO | c.FEATURE
+)  # fmt: skip
+OPENER = c.ONE | c.DEFINITE | c.MANY | c.NUMBER | c.ANOTHER | c.NEGATION | c.EXAMPLE | c.LARGEST
+LINK = c.HIGH | c.LOW | c.SAME | c.OR | c.OPEN | c.SLASH
+ELLIPSES = frozenset(("another", "second", "third", "fourth", "other", "one"))
+
+
+class Mention:
+    """One mention of lesions: items at..last name it, items first..behind (exclusive) belong to it.
+
+    Args:
+        type: of lesion; the most specific that it is called.
+        other: it is no lesion but what is measured in its stead (a stone, a duct).
+        child: it names one of a group mentioned before ("the largest", "another").
+        count: number of lesions; None for "multiple" and for plain plurals.
+        many: "multiple", "several".
+    """
+
+    __slots__ = (
+        "at", "attenuation", "behind", "certainty", "child", "count", "definite", "each", "first", "implied", "last",
+        "many", "off", "other", "plural", "respectively", "sizes", "spots", "subset", "type", "added",
+        "cut",
+    )  # fmt: skip
+
+    def __init__(self, at: int, items: list[Item], other: bool = False, child: bool = False) -> None:
+        phrase = items[at].phrase
+        self.at = self.last = self.first = at
+        self.behind = len(items)
+        self.type = phrase.lesion
+        self.off = items[at].off
+        self.implied = phrase.organ if phrase.lesion else ""
+        self.plural = phrase.plural
+        self.other = other
+        self.child = child
+        self.attenuation = phrase.attenuation
+        self.certainty = "certain"
+        self.count: int | None = None
+        self.many = self.definite = self.each = self.respectively = self.subset = self.added = False
+        self.cut = len(items)
+        self.sizes: list[Item] = []
+        self.spots: list[Spot] = []
+
+
+def find_mentions(items: list[Item], spots: list[Spot], tokens: Tokens) -> list[Mention]:
+    """All mentions of a sentence in order, those that do not count (`off`) and other measured things among them."""
+    mentions = _heads(items, tokens)
+    if not mentions:
+        return mentions
+    mentions[0].first = 0
+    for before, mention in zip(mentions, mentions[1:], strict=False):
+        before.behind = mention.first = _begin(items, before.last, mention.at)
+    for mention in mentions:
+        _read_number(mention, items, tokens)
+        _read_looks(mention, items)
+    _share_sizes(mentions, items)
+    _share_spots(mentions, spots, items)
+    return mentions
+
+
+def _heads(items: list[Item], tokens: Tokens) -> list[Mention]:
+    mentions: list[Mention] = []
+    for position, item in enumerate(items):
+        kinds = item.kinds
+        if kinds & c.NEUTRAL:
+            continue
+        if kinds & c.LESION:
+            last = mentions[-1] if mentions else None
+            if last is not None and not last.other and _is_same(items, last, position):
+                last.last = position
+                _specify(last, item)
+            else:
+                mentions.append(Mention(position, items))
+        elif kinds & c.FINDING:
+            if not item.off and not _in_place(items, position) and not _modifies(items, position):
+                mentions.append(Mention(position, items, other=True))
+        elif kinds & c.FEATURE:
+            if position and items[position - 1].kinds & c.SIZE and items[position - 1].end >= item.start - 2:
+                mentions.append(Mention(position, items, other=True))
+        elif kinds & (c.LARGEST | c.ANOTHER | c.ONE) and _stands_alone(items, position, tokens):
+            mentions.append(Mention(position, items, child=True))
+    return mentions
+
+
+def _specify(mention: Mention, item: Item) -> None:
+    """The same lesion under another name."""
+    kind = item.phrase.lesion
+    if mention.type in GENERIC and (kind not in GENERIC or GENERIC.index(kind) > GENERIC.index(mention.type)):
+        mention.type = kind
+        mention.implied = item.phrase.organ or mention.implied
+    mention.attenuation = mention.attenuation or item.phrase.attenuation
+
+
+def _is_same(items: list[Item], last: Mention, position: int) -> bool:
+    """Whether the lesion at `position` is the one before under another name ("lesion, likely a cyst")."""
+    item, before = items[position], items[last.last]
+    if item.off != before.off:
+        return False
+    between = items[last.last + 1 : position]
+    if not between:
+        return item.start - before.end <= 1
+    if between[-1].kinds & c.COMMA and _is_bare(items, position):
+        return not item.phrase.plural and not any(i.kinds & (c.AND | c.VERB | c.SEMICOLON) for i in between)
+    link = next((offset for offset in range(len(between) - 1, -1, -1) if between[offset].kinds & LINK), None)
+    if link is None:
+        return False
+    allowed = c.ONE | c.DEFINITE | c.HIGH | c.LOW | c.SAME | c.ATTENUATION | c.NEUTRAL | c.ORGAN | c.PART | c.SIDE | c.OR
+    for inner in between[link + 1 :]:
+        if inner.kinds & (c.NUMBER | c.MANY | c.SIZE | c.AND) or not inner.kinds & (allowed | c.PLACE):
+            return False
+        if inner.kinds & c.PLACE and not between[link].kinds & (c.HIGH | c.LOW):
+            return False
+    if any(inner.kinds & (c.SEMICOLON | c.END | c.VERB) for inner in between[link:]):
+        return False
+    if between[link].kinds & c.OR:
+        return not before.phrase.plural or item.phrase.plural
+    if link and between[link - 1].kinds & c.AND and not between[link].kinds & c.SAME:
+        return False
+    if between[link].kinds & (c.HIGH | c.LOW) and link and between[link - 1].kinds & (c.ONE | c.ANOTHER | c.MANY | c.NUMBER):
+        return False
+    return True
+
+
+def _is_bare(items: list[Item], position: int) -> bool:
+    """Nothing is said of the lesion but its name ("..., LR-5.")."""
+    return position + 1 == len(items) or bool(items[position + 1].kinds & (c.COMMA | c.SEMICOLON | c.CLOSE)) and (
+        position + 2 == len(items) or not items[position + 2].kinds & (c.AND | c.LESION | c.OR)
+    )
+
+
+def _in_place(items: list[Item], position: int) -> bool:
+    before = position - 1
+    while before >= 0 and items[before].kinds & (c.DEFINITE | c.ONE | c.SIDE | c.ORGAN | c.ATTENUATION):
+        before -= 1
+    return before >= 0 and bool(items[before].kinds & c.PLACE)
+
+
+def _modifies(items: list[Item], position: int) -> bool:
+    """ "vascular lesion", "ductal mass": a lesion directly behind."""
+    return position + 1 < len(items) and bool(items[position + 1].kinds & c.LESION) and (
+        items[position + 1].start == items[position].end
+    )
+
+
+def _stands_alone(items: list[Item], position: int, tokens: Tokens) -> bool:
+    """ "the largest measures 2 cm", "another in segment 4": no lesion is named behind."""
+    item = items[position]
+    if not item.kinds & c.LARGEST and tokens.words[item.start] not in ELLIPSES:
+        return False
+    if item.kinds & (c.AXIS | c.MEASURE):
+        return False
+    measured = False
+    for behind in items[position + 1 :]:
+        kinds = behind.kinds
+        if kinds & (c.LESION | c.FINDING):
+            return measured
+        if kinds & (c.SIZE | c.MEASURE | c.PLACE) or kinds & c.PART:
+            if kinds & c.SIZE and behind.off:
+                continue
+            if kinds & (c.MEASURE | c.PLACE) and not kinds & c.PART:
+                measured = True
+                continue
+            if not measured and _lesion_follows(items, position + 1):
+                return False
+            return True
+        if kinds & (c.LARGEST | c.ANOTHER) and not kinds & c.NEUTRAL:
+            return False
+        if kinds & (c.SEMICOLON | c.AND | c.COMMA) and not measured:
+            continue
+    return measured
+
+
+def _lesion_follows(items: list[Item], position: int) -> bool:
+    """Modifiers alone stand before the next lesion."""
+    for item in items[position:]:
+        if item.kinds & (c.LESION | c.FINDING):
+            return True
+        if not item.kinds & MODIFIER:
+            return False
+    return False
+
+
+def _begin(items: list[Item], last: int, at: int) -> int:
+    """First item that belongs to the mention at `at` and not to the one before it, which ends with item `last`."""
+    begin = at
+    opened = False
+    while begin - 1 > last:
+        kinds = items[begin - 1].kinds
+        if kinds & c.COMMA and not opened:
+            back = items[max(last + 1, begin - 5) : begin - 1]
+            looks = back and back[-1].kinds & (c.ATTENUATION | c.SIZE)
+            if not (looks and any(item.kinds & (OPENER | c.AND) for item in back)):
+                break
+        elif not kinds & MODIFIER or kinds & (c.PLACE | c.LANDMARK) and not kinds & MODIFIER:
+            break
+        elif opened and not kinds & (c.OPEN | OPENER | c.HIGH | c.LOW | c.NEGATION):
+            break
+        if kinds & OPENER:
+            opened = True
+        begin -= 1
+    return _with_subject(items, last, begin)
+
+
+def _with_subject(items: list[Item], last: int, begin: int) -> int:
+    """Add the place that opens the clause: "and in the left kidney (there is) a mass"."""
+    position = begin
+    while position - 1 > last and items[position - 1].kinds & (c.COMMA | c.VERB | c.COLON | c.WITH):
+        position -= 1
+    anatomy = position
+    while anatomy - 1 > last and items[anatomy - 1].kinds & (ANATOMY | c.DEFINITE | c.ONE | c.PLACE):
+        anatomy -= 1
+    if anatomy == position or anatomy - 1 <= last:
+        return begin
+    before = items[anatomy - 1].kinds
+    if before & (c.AND | c.COMMA | c.SEMICOLON | c.END | c.CLOSE):
+        return anatomy
+    return begin
+
+
+def _read_number(mention: Mention, items: list[Item], tokens: Tokens) -> None:
+    """Count, and how the mention stands to those before it."""
+    at = mention.at
+    for item in reversed(items[mention.first : at]):
+        kinds = item.kinds
+        if not kinds & (MODIFIER | c.COMMA | c.CHANGE | c.FINDING | c.PLACE):
+            break
+        if kinds & c.PLACE and tokens.words[item.start] != "of":
+            break
+        if kinds & c.NUMBER and items[at].start - item.end <= 8 and mention.count is None:
+            mention.count = item.number
+        if kinds & c.MANY:
+            mention.many = True
+        if kinds & c.DEFINITE:
+            mention.definite = True
+        if kinds & c.LARGEST or kinds & c.EXAMPLE:
+            mention.subset = True
+        if kinds & c.ANOTHER:
+            mention.added = True
+    if mention.count is None and not mention.plural and not mention.many:
+        mention.count = 1
+    if mention.count is not None and mention.count > 1:
+        mention.plural = True
+    if mention.many:
+        mention.count = None
+        mention.plural = True
+    for position in range(mention.last + 1, mention.behind):
+        item = items[position]
+        if item.kinds & (c.EXAMPLE | c.LARGEST | c.UP_TO) and not item.kinds & c.AXIS:
+            mention.cut = min(mention.cut, position)
+        if item.kinds & c.EACH:
+            mention.each = True
+            if mention.count is None and tokens.words[item.start] == "both":
+                mention.count = 2
+        if item.kinds & c.RESPECTIVELY:
+            mention.respectively = True
+
+
+def _read_looks(mention: Mention, items: list[Item]) -> None:
+    """Attenuation and certainty."""
+    found = ""
+    for position in range(mention.first, mention.behind):
+        item = items[position]
+        kinds = item.kinds
+        if kinds & c.ATTENUATION and not item.off and not _denied(items, position):
+            kind = item.phrase.attenuation
+            if not found or (found == "mixed" and kind != "mixed" and items[position - 1].phrase.attenuation == "mixed"):
+                found = kind
+        if kinds & c.LOW and not (kinds & c.PRIOR and _between_sizes(items, position)):
+            mention.certainty = "low"
+        elif kinds & c.HIGH and mention.certainty == "certain":
+            mention.certainty = "high"
+    mention.attenuation = found or mention.attenuation
+
+
+def _denied(items: list[Item], position: int) -> bool:
+    return position > 0 and bool(items[position - 1].kinds & c.NEGATION) and not items[position].kinds & c.LESION
+
+
+def _between_sizes(items: list[Item], position: int) -> bool:
+    return position + 1 < len(items) and bool(items[position + 1].kinds & c.SIZE)
+
+
+def _share_sizes(mentions: list[Mention], items: list[Item]) -> None:
+    for mention in mentions:
+        for item in items[mention.first : mention.behind]:
+            if item.kinds & c.SIZE and not item.off:
+                mention.sizes.append(item)
+
+
+def _share_spots(mentions: list[Mention], spots: list[Spot], items: list[Item]) -> None:
+    for mention in mentions:
+        mention.spots = [s for s in spots if mention.first <= s.first < mention.behind and not s.off]
+    for mention, following in zip(mentions, mentions[1:], strict=False):
+        if not mention.spots and following.other and not following.sizes:
+            mention.spots = [s for s in following.spots if s.first > following.at]

@@ -1,0 +1,549 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads the sentences of one report in order, with what each inherits from its heading and from the sentences before."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+from rsuper_kernels.findings import LARGEST_DIAMETER
+from rsuper_train.reports.rules import concepts as c
+from rsuper_train.reports.rules.concepts import Phrases
+from rsuper_train.reports.rules.context import mark
+from rsuper_train.reports.rules.mentions import Mention, find_mentions
+from rsuper_train.reports.rules.places import ANATOMY, ELSEWHERE, Spot, find_spots, order
+from rsuper_train.reports.rules.rows import Row, complete, same_place, same_size, same_type
+from rsuper_train.reports.rules.scan import Item, scan
+from rsuper_train.reports.rules.sentences import Sentence, split
+from rsuper_train.reports.rules.sizes import Size, find_sizes
+from rsuper_train.reports.rules.tokens import Tokens
+
+Where = tuple[str, tuple[str, ...], str]
+NOWHERE: Where = ("", (), "")
+UNKNOWN = "unknown"
+
+
+class Reader:
+    """State while one report is read; `rows` and `negatives` are what it has said so far."""
+
+    def __init__(self, tokens: Tokens, phrases: Phrases) -> None:
+        self.tokens = tokens
+        self.phrases = phrases
+        self.rows: list[Row] = []
+        self.negatives: list[Where] = []
+        self.spoke_of_organ = False
+        self.oversized = False
+        self._carried: Where = NOWHERE
+        self._paragraph = -1
+        self._group: list[Row] = []
+        self._last: list[Row] = []
+        self._sizes = _by_word(tokens, find_sizes(tokens.lowered))
+
+    def read(self) -> None:
+        for number, sentence in enumerate(split(self.tokens, self.phrases)):
+            if sentence.section != "past":
+                self._read_sentence(number, sentence)
+
+    def _read_sentence(self, number: int, sentence: Sentence) -> None:
+        if sentence.paragraph != self._paragraph:
+            self._carried, self._paragraph = NOWHERE, sentence.paragraph
+            self._last = self._group = []
+        items = scan(self.tokens, self.phrases, sentence.body, sentence.last, self._sizes)
+        kinds = 0
+        for item in items:
+            kinds |= item.kinds
+        if not kinds & (c.LESION | c.SIZE | c.NORMAL | c.ORGAN | c.PART | c.LARGEST | c.ANOTHER):
+            if kinds & c.PRONOUN and kinds & c.ATTENUATION:
+                self._look_again(items)
+            return
+        mark(items, self.tokens)
+        spots = find_spots(items)
+        headed = self._heading(sentence)
+        mentions = find_mentions(items, spots, self.tokens) if kinds & (c.LESION | c.LARGEST | c.ANOTHER | c.ONE) else []
+        self.spoke_of_organ = self.spoke_of_organ or bool(kinds & (c.ORGAN | c.PART)) or bool(headed)
+        Statement(self, number, sentence, items, spots, headed, mentions).read()
+
+    def _heading(self, sentence: Sentence) -> list[Where]:
+        if not sentence.heading:
+            return []
+        spots = find_spots(sentence.heading)
+        return [self.where(spot, NOWHERE) for spot in spots if spot.settled()]
+
+    def _look_again(self, items: list[Item]) -> None:
+        looks = next((i.phrase.attenuation for i in items if i.kinds & c.ATTENUATION), "")
+        for row in self._last:
+            if row.attenuation == UNKNOWN and looks:
+                row.attenuation = looks
+
+    def where(self, spot: Spot, context: Where) -> Where:
+        """The place of a spot; its organ and its side from the context where it names none."""
+        organ = spot.settled()
+        if not organ and context[0] and (not spot.parts or context[0] in spot.parts):
+            organ = context[0]
+        if not organ and spot.parts and not spot.weak:
+            organ = next(iter(spot.parts))
+        parts = order(organ, spot.of(organ), self.phrases)
+        side = spot.side if organ in self.phrases.paired or not organ else ""
+        if not side and organ == context[0]:
+            side = context[2]
+        return organ, parts, side
+
+
+def _by_word(tokens: Tokens, sizes: list[Size]) -> dict[int, tuple[Size, int]]:
+    """Sizes by their first word, with the word behind the last."""
+    by_word = {}
+    starts = tokens.starts
+    for size in sizes:
+        first = bisect_right(starts, size.start)
+        first -= 1
+        if tokens.ends[first] <= size.start:
+            first += 1  # ".8 cm" starts in a gap
+        by_word[first] = (size, bisect_right(starts, size.end - 1))
+    return by_word
+
+
+class Statement:
+    """One sentence that is about places, lesions or sizes."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        number: int,
+        sentence: Sentence,
+        items: list[Item],
+        spots: list[Spot],
+        headed: list[Where],
+        mentions: list[Mention],
+    ) -> None:
+        self.reader = reader
+        self.number = number
+        self.sentence = sentence
+        self.items = items
+        self.spots = spots
+        self.headed = headed
+        self.mentions = mentions
+        self.context = self._context()
+        self.made: list[Row] = []
+
+    def _context(self) -> Where:
+        """The place to speak of where none is named."""
+        if self.headed:
+            carried = self.reader._carried
+            first = next((place for place in self.headed if place[0] == carried[0]), self.headed[0])
+            if carried[0] == first[0] and not first[2]:
+                return first[0], first[1], carried[2]
+            return first
+        return self.reader._carried
+
+    def read(self) -> None:
+        before: Mention | None = None
+        places: list[Where] = []
+        for position, mention in enumerate(self.mentions):
+            if mention.other:
+                continue
+            if mention.off:
+                if mention.off == "negated":
+                    self._deny(mention)
+                continue
+            places = self._places(mention, position, places if before is not None else [])
+            before = mention
+            if any(place[0] == ELSEWHERE for place in places):
+                self.reader._last, self.reader._group = [], []
+                continue
+            self._make_rows(mention, places)
+        if not any(not mention.off for mention in self.mentions):
+            self._go_on()
+        self._read_normal()
+        self._carry()
+        if self.made:
+            self.reader._last = self.made
+
+    # places
+
+    def _places(self, mention: Mention, position: int, before: list[Where]) -> list[Where]:
+        """Where the lesions of a mention are; several organs or sides for several lesions."""
+        spots = mention.spots
+        context = self._nearest(mention, before)
+        if not _says_where(spots):
+            spots = self._coordinated(position) or spots
+        if not _says_where(spots) and not mention.child:
+            inherited = self._inherited(mention, before)
+            if inherited and not spots:
+                return inherited
+        ahead = [s for s in reversed(spots) if s.first < mention.at]
+        behind = [s for s in spots if s.first > mention.at]
+        general = [s for s in behind if s.first < mention.cut]
+        if mention.plural and any(spot.settled() for spot in ahead + general):
+            behind = general
+        places: list[Where] = []
+        for spot in ahead + behind:
+            known = (places[0][0], (), places[0][2]) if places and places[0][0] else context
+            place = self.reader.where(spot, known)
+            if not place[0]:
+                if spot.side and not places:
+                    places.append(("", (), spot.side))
+                continue
+            places = _add(places, place, mention.plural)
+        if not places:
+            return [context if context[0] else (UNKNOWN, (), context[2])]
+        if not places[0][0]:
+            organ = context[0] or UNKNOWN
+            side = places[0][2] if organ in self.reader.phrases.paired or organ == UNKNOWN else ""
+            places[0] = (organ, context[1] if context[0] else (), side)
+        return places
+
+    def _nearest(self, mention: Mention, before: list[Where]) -> Where:
+        """Organ for spots that name none: the type's, that of the mention before, the heading's, the one spoken of."""
+        if mention.child and self.reader._group:
+            row = self.reader._group[0]
+            return (row.organ, row.parts, row.side) if row.organ != UNKNOWN else NOWHERE
+        if mention.implied:
+            organ = mention.implied
+            if before and before[0][0] == organ:
+                return before[0]
+            return self.context if self.context[0] == organ else (organ, (), "")
+        if before:
+            return before[0][0], (), before[0][2]
+        return self.context
+
+    def _inherited(self, mention: Mention, before: list[Where]) -> list[Where]:
+        """Place of the mention before in this sentence, where this one names none."""
+        if not before or (mention.implied and before[0][0] != mention.implied):
+            return []
+        subject = self.mentions[0]
+        in_front = [s for s in subject.spots if s.first < subject.at]
+        if in_front:
+            return before
+        return [(organ, (), side) for organ, _, side in before]
+
+    def _coordinated(self, position: int) -> list[Spot]:
+        """Spots behind the next mention, for "cysts and hemangiomas in the liver"."""
+        mention = self.mentions[position]
+        for following in self.mentions[position + 1 :]:
+            between = self.items[mention.last + 1 : following.at]
+            if following.other or any(i.kinds & (c.SIZE | c.SEMICOLON | c.VERB | c.PLACE) for i in between):
+                return []
+            if _says_where(following.spots):
+                return [s for s in following.spots if s.first > following.at or not mention.spots]
+        return []
+
+    # rows
+
+    def _make_rows(self, mention: Mention, places: list[Where]) -> None:
+        if mention.child:
+            self._make_child(mention, places)
+            return
+        sized = self._sized(mention, places)
+        rows = [self._row(mention, place, diameters) for diameters, place in sized]
+        if mention.each and len(rows) == 1 and (mention.count or 0) > 1:
+            rows += [rows[0].copy() for _ in range((mention.count or 1) - 1)]
+        if mention.count is not None:
+            missing = mention.count - len(rows)
+            spread = self._spread(places, missing) if missing > 0 and not rows else [places[0]] * max(missing, 0)
+            rows += [self._row(mention, place, ()) for place in spread]
+        elif mention.many or not rows or len(rows) == 1 or any(
+            i.kinds & (c.UP_TO | c.LARGEST) for i in self.items[mention.first : mention.behind]
+        ):
+            for place in places:
+                row = self._row(mention, place, ())
+                row.count_known = False
+                rows.append(row)
+        if mention.subset and self.reader._group and self._claim(mention, rows):
+            return
+        self._settle(mention, rows)
+
+    def _spread(self, places: list[Where], count: int) -> list[Where]:
+        """One place for each of several lesions."""
+        if len(places) == count:
+            return places
+        return [places[min(index, len(places) - 1)] for index in range(count)]
+
+    def _sized(self, mention: Mention, places: list[Where]) -> list[tuple[tuple[float, ...], Where]]:
+        """(diameters, place) of each size of a mention."""
+        sizes = mention.sizes
+        if not sizes:
+            return []
+        if len(sizes) == 1:
+            return [(self._diameters(sizes[0]), places[0])]
+        if self._one_lesion(mention):
+            joined = tuple(d for item in sizes for d in item.size.diameters)[:3]  # type: ignore[union-attr]
+            return [(joined, places[0])]
+        own = self._own_places(mention, places)
+        if mention.count == 1 and not any(place is not None for place in own):
+            return [(self._diameters(sizes[0]), places[0])]
+        shared = places
+        if not any(place is not None for place in own) and len(places) == 1:
+            organ, parts, side = places[0]
+            if len(parts) == len(sizes) and (mention.respectively or mention.count == len(sizes)):
+                shared = [(organ, (part,), side) for part in parts]
+            if side == "bilateral" and mention.respectively:
+                shared = [(organ, parts, "right"), (organ, parts, "left")]
+        result = []
+        for index, item in enumerate(sizes):
+            place = own[index] or (shared[index] if len(shared) == len(sizes) else shared[0])
+            result.append((self._diameters(item), place))
+        return result
+
+    def _one_lesion(self, mention: Mention) -> bool:
+        """ "3.2 cm AP and 2.8 cm transverse" are diameters of one lesion."""
+        if mention.count != 1 or len(mention.sizes) > 3:
+            return False
+        first, last = mention.sizes[0], mention.sizes[-1]
+        inner = [i for i in self.items if first.end <= i.start <= last.end + 2]
+        return sum(bool(i.kinds & c.AXIS) for i in inner) >= 1 and not any(i.kinds & ANATOMY for i in inner)
+
+    def _own_places(self, mention: Mention, places: list[Where]) -> list[Where | None]:
+        """For each of several sizes, the place that is said with it ("1.5 cm on the right and 1.2 cm on the left")."""
+        sizes = mention.sizes
+        at = [self.items.index(item) for item in sizes]
+        edges = [mention.last if mention.last < at[0] else mention.first]
+        for one, other in zip(at, at[1:], strict=False):
+            joints = [p for p in range(one + 1, other) if self.items[p].kinds & (c.AND | c.SEMICOLON)]
+            joints = joints or [p for p in range(one + 1, other) if self.items[p].kinds & c.COMMA] or [one]
+            edges.append(joints[-1])
+        edges.append(mention.behind)
+        own: list[Where | None] = []
+        for low, high in zip(edges, edges[1:], strict=False):
+            spots = [s for s in self.spots if low <= s.first < high and not s.off]
+            place: Where | None = None
+            for spot in spots:
+                found = self.reader.where(spot, (places[0][0], (), places[0][2] if not spot.side else ""))
+                if found[0] and found[0] != ELSEWHERE:
+                    place = found if place is None else _add([place], found, False)[0]
+                elif spot.side and places[0][0]:
+                    place = (places[0][0], (), spot.side)
+            own.append(place)
+        if sum(place is not None for place in own) == 1 and len(own) > 1 and own[0] is not None:
+            return [None] * len(own)
+        return own
+
+    def _diameters(self, item: Item) -> tuple[float, ...]:
+        assert item.size is not None
+        return item.size.diameters
+
+    def _row(self, mention: Mention, place: Where, diameters: tuple[float, ...]) -> Row:
+        organ, parts, side = place
+        oversized = any(diameter > LARGEST_DIAMETER for diameter in diameters)
+        self.reader.oversized = self.reader.oversized or oversized
+        return Row(
+            organ=organ or UNKNOWN,
+            parts=order(organ, parts, self.reader.phrases),
+            side=side,
+            diameters=() if oversized else diameters,
+            attenuation=mention.attenuation or UNKNOWN,
+            type=mention.type or "lesion",
+            certainty=mention.certainty,
+            count_known=True,
+            sentence=self.number,
+            start=self.sentence.first,
+            end=self.sentence.last,
+            impression=self.sentence.section == "impression",
+            oversized=oversized,
+        )
+
+    def _make_child(self, mention: Mention, places: list[Where]) -> None:
+        """ "the largest 2 cm", "another in segment 4": one of the group mentioned last."""
+        group = self.reader._group
+        if not group:
+            return
+        sized = self._sized(mention, places) or ([((), places[0])] if mention.spots else [])
+        rows = []
+        for diameters, place in sized:
+            row = self._row(mention, place, diameters)
+            row.type, row.certainty = group[0].type, group[0].certainty
+            if row.attenuation == UNKNOWN:
+                row.attenuation = group[0].attenuation
+            rows.append(row)
+        self._claim(mention, rows)
+
+    def _claim(self, mention: Mention, rows: list[Row]) -> bool:
+        """Let rows be members of the group mentioned last; False where they cannot be."""
+        group = self.reader._group
+        if rows and not same_place(group[0], rows[0]) and not any(same_place(row, rows[0]) for row in group):
+            return False
+        for row in rows:
+            if not row.diameters and row.count_known is False:
+                continue
+            twin = next((r for r in group if r.diameters and same_size(r.diameters, row.diameters) and not r.claimed), None)
+            free = twin or next((r for r in group if r.count_known and not r.diameters and not r.claimed), None)
+            if free is not None:
+                free.diameters = free.diameters or row.diameters
+                free.parts = row.parts or free.parts
+                free.side = row.side or free.side
+                if row.attenuation != UNKNOWN:
+                    free.attenuation = row.attenuation
+                free.claimed = True
+                self.made.append(free)
+            elif not (mention.child and group[0].diameters and len(group) == 1 and not row.diameters):
+                row.claimed = True
+                position = self.reader.rows.index(group[0])
+                while position < len(self.reader.rows) and self.reader.rows[position].claimed:
+                    position += 1
+                self.reader.rows.insert(position, row)
+                group.append(row)
+                self.made.append(row)
+        return True
+
+    def _settle(self, mention: Mention, rows: list[Row]) -> None:
+        """Add the rows, or see that an earlier sentence has them already."""
+        added = [row for row in rows if not self._said_before(mention, row, rows)]
+        self.reader.rows += added
+        self.made += added
+        if mention.plural or len(rows) > 1:
+            self.reader._group = added or self.reader._group
+        elif added:
+            self.reader._group = added
+
+    def _said_before(self, mention: Mention, row: Row, rows: list[Row]) -> bool:
+        earlier = [
+            r for r in self.reader.rows if r.sentence < self.number and same_place(r, row) and r not in self.made
+        ]
+        if not earlier:
+            return False
+        if row.diameters:
+            twin = next((r for r in earlier if same_size(r.diameters, row.diameters) and same_type(r, row)), None)
+            if twin is None and (mention.definite or row.impression) and not mention.added:
+                recent = self.reader._last if mention.definite and not row.impression else earlier
+                twin = next(
+                    (r for r in recent if not r.diameters and r.count_known and same_place(r, row) and same_type(r, row)), None
+                )
+            if twin is None or mention.added:
+                return False
+            complete(twin, row)
+            self.made.append(twin)
+            return True
+        if mention.added and not row.impression:
+            return False
+        if row.impression or mention.definite or self._explains(mention):
+            fit = [r for r in earlier if same_type(r, row) and (row.impression or r.type == row.type or mention.definite or self._explains(mention))]
+            if row.organ == UNKNOWN or not row.count_known or row.impression:
+                pool = fit
+            else:
+                pool = [r for r in fit if r in self.reader._last] or fit
+            if not pool:
+                return False
+            best = next((r for r in pool if r.type == row.type), pool[-1] if not row.impression else pool[0])
+            complete(best, row)
+            return True
+        return False
+
+    def _explains(self, mention: Mention) -> bool:
+        """ "Findings are consistent with metastasis": no lesion of its own."""
+        ahead = self.items[: mention.at]
+        return (
+            any(item.kinds & c.PRONOUN for item in ahead[:3])
+            and any(item.kinds & (c.HIGH | c.LOW | c.SAME) for item in ahead)
+            and not mention.sizes
+        )
+
+    # sentences without a lesion of their own
+
+    def _go_on(self) -> None:
+        """ "It measures 2 cm.", "Hypodense.": more about the last lesions."""
+        last = self.reader._last
+        if not last or any(mention.other for mention in self.mentions):
+            return
+        kinds = 0
+        for item in self.items[:4]:
+            kinds |= item.kinds
+        starts = self.items and self.items[0].kinds & (c.MEASURE | c.SIZE | c.PRONOUN | c.EACH)
+        if not (kinds & c.PRONOUN or starts) or any(s.settled() not in ("", last[0].organ) for s in self.spots if not s.off):
+            return
+        if any(item.kinds & (c.FINDING | c.LESION) for item in self.items):
+            return
+        sizes = [item for item in self.items if item.kinds & c.SIZE and not item.off]
+        open_rows = [row for row in last if not row.diameters and row.count_known]
+        each = any(item.kinds & c.EACH for item in self.items)
+        for index, row in enumerate(open_rows):
+            if index < len(sizes) or (each and sizes):
+                row.diameters = self._diameters(sizes[min(index, len(sizes) - 1)])
+        if sizes and not open_rows and not last[0].diameters and not last[0].count_known:
+            sized = [last[0].copy(diameters=self._diameters(size), count_known=True) for size in sizes]
+            position = self.reader.rows.index(last[0])
+            self.reader.rows[position:position] = sized
+        self.reader._look_again(self.items)
+
+    # negatives
+
+    def _deny(self, mention: Mention) -> None:
+        at = mention.at
+        for item in reversed(self.items[:at]):
+            if item.kinds & c.PARTIAL:
+                return
+            if item.kinds & c.NEGATION:
+                break
+            if item.kinds & (c.DEFINITE | c.SIZE):
+                return
+        else:
+            return
+        spots = [s for s in mention.spots if s.settled() != ELSEWHERE or s.first > at]
+        if not spots:
+            spots = [s for s in self.spots if s.first < at and not s.off]
+        named = [self.reader.where(spot, self.context) for spot in spots]
+        places = [place for place in named if place[0]]
+        if any(place[0] == ELSEWHERE for place in places) and len(places) == 1:
+            return
+        if not places:
+            implied = mention.implied
+            places = [(implied, (), "")] if implied else self.headed or ([self.context] if self.context[0] else [])
+        self._add_negatives(places)
+
+    def _read_normal(self) -> None:
+        """ "The spleen and pancreas are unremarkable"."""
+        for position, item in enumerate(self.items):
+            if not item.kinds & c.NORMAL or item.kinds & c.NEUTRAL:
+                continue
+            if position and self.items[position - 1].kinds & c.NEGATION and self.items[position - 1].end == item.start:
+                continue
+            first = position
+            while first and self.items[first - 1].kinds & (
+                ANATOMY | c.COMMA | c.AND | c.OR | c.SLASH | c.DEFINITE | c.PLACE | c.COLON | c.NEUTRAL | c.DASH | c.SAME | c.VERB
+            ):
+                first -= 1
+            last = position + 1
+            while last < len(self.items) and self.items[last].kinds & (
+                ANATOMY | c.COMMA | c.AND | c.OR | c.SLASH | c.DEFINITE | c.PLACE
+            ):
+                last += 1
+            ahead = [s for s in self.spots if first <= s.first < position and not s.off]
+            behind = [s for s in self.spots if position < s.first < last and not s.off]
+            spots = ahead or behind
+            places = [self.reader.where(spot, self.context) for spot in spots] if spots else self.headed if first == 0 else []
+            self._add_negatives(places)
+
+    def _add_negatives(self, places: list[Where]) -> None:
+        for place in places:
+            if place[0] not in ("", ELSEWHERE, UNKNOWN) and place not in self.reader.negatives:
+                self.reader.negatives.append(place)
+
+    def _carry(self) -> None:
+        """What the next sentence speaks of, if it does not say."""
+        if self.made:
+            row = self.made[-1]
+            organs = {r.organ for r in self.made}
+            self.reader._carried = (row.organ if row.organ != UNKNOWN and len(organs) == 1 else "", (), row.side)
+            return
+        organs = {s.settled(): s for s in self.spots if s.settled() and not s.off}
+        if len(organs) == 1:
+            spot = next(iter(organs.values()))
+            organ, _, side = self.reader.where(spot, NOWHERE)
+            self.reader._carried = (organ, (), side)
+        elif organs:
+            self.reader._carried = NOWHERE
+
+
+def _says_where(spots: list[Spot]) -> bool:
+    return any(spot.organ or spot.parts for spot in spots)
+
+
+def _add(places: list[Where], place: Where, plural: bool) -> list[Where]:
+    """Join a place with those known: the same organ and side gains parts; another is kept for several lesions only."""
+    organ, parts, side = place
+    if places and not places[0][0]:
+        places = [(organ, (), places[0][2])]
+    for index, (known, its_parts, its_side) in enumerate(places):
+        if known == organ and (not side or not its_side or side == its_side):
+            places[index] = (organ, its_parts + tuple(p for p in parts if p not in its_parts), its_side or side)
+            return places
+    if not places or plural:
+        places.append(place)
+    return places

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The concepts of a stretch of words: phrases (longest match), numbers, liver segments, sizes, marks of punctuation."""
+
+from __future__ import annotations
+
+import re
+
+from rsuper_train.reports.rules.concepts import (
+    AND,
+    CLOSE,
+    COLON,
+    COMMA,
+    DASH,
+    NUMBER,
+    OPEN,
+    OR,
+    PART,
+    REFERENCE,
+    SEMICOLON,
+    SIZE,
+    SLASH,
+    SMALLER,
+    Phrase,
+    Phrases,
+)
+from rsuper_train.reports.rules.sizes import Size
+from rsuper_train.reports.rules.tokens import Tokens
+
+SEGMENT_WORDS = frozenset(("segment", "segments", "seg", "segs", "couinaud"))
+ROMAN = {"i": 1, "ii": 2, "iii": 3, "iv": 4, "v": 5, "vi": 6, "vii": 7, "viii": 8}
+SEGMENTS = {
+    form: number
+    for roman, number in ROMAN.items()
+    for form in (roman, str(number), *(f"{name}{half}" for name in (roman, str(number)) for half in "ab" if number == 4))
+}
+JOINED_SEGMENT = re.compile(r"(?:(?:segs?|segment)([1-8]|4[ab]|viii|vii|vi|iv[ab]?|v|iii|ii|i)|s([2-8]|4[ab]))$")
+NUMBERS = {
+    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "couple": 2, "pair": 2,
+    "eleven": 11, "twelve": 12,
+}  # fmt: skip
+MOST = 20
+MARKS = {",": COMMA, ";": SEMICOLON, ":": COLON, "(": OPEN, ")": CLOSE, "/": SLASH, "=": DASH, "<": SMALLER, ">": SMALLER}
+JOINTS = {"and": AND, "or": OR}
+MARK = Phrase()
+
+
+class Item:
+    """One concept: bits of what it is, words start..end (exclusive), and what it means.
+
+    `parts`, `number` and `size` are for liver segments, numbers and sizes; `off` says why a concept does not count
+    (it is negated, history, a landmark, ...), "" where it does.
+    """
+
+    __slots__ = ("end", "kinds", "number", "off", "parts", "phrase", "size", "start")
+
+    def __init__(self, kinds: int, start: int, end: int, phrase: Phrase = MARK) -> None:
+        self.kinds = kinds
+        self.start = start
+        self.end = end
+        self.phrase = phrase
+        self.parts = phrase.parts
+        self.number = 0
+        self.size: Size | None = None
+        self.off = ""
+
+
+def scan(tokens: Tokens, phrases: Phrases, first: int, last: int, sizes: dict[int, tuple[Size, int]] | None) -> list[Item]:
+    """Concepts of the words first..last (inclusive); `sizes` are by their first word, with the word behind."""
+    words, gaps, by_first = tokens.words, tokens.gaps, phrases.by_first
+    items: list[Item] = []
+    index = first
+    while index <= last:
+        word = words[index]
+        start = index
+        if sizes and index in sizes:
+            size, index = sizes[index]
+            item = Item(SIZE, start, index)
+            item.size = size
+            items.append(item)
+        else:
+            options = by_first.get(word)
+            index += 1
+            if word in SEGMENT_WORDS or (word[:1] == "s" and JOINED_SEGMENT.match(word)):
+                index = _segments(tokens, start, last, items)
+            if index == start + 1 and options:
+                for rest, between, phrase in options:
+                    behind = index + len(rest)
+                    if behind > last + 1:
+                        continue
+                    if rest and (words[index:behind] != rest or not _joined(gaps, start, between)):
+                        continue
+                    items.append(Item(phrase.kinds, start, behind, phrase))
+                    index = behind
+                    break
+                else:
+                    if word in NUMBERS:
+                        _number(items, start, NUMBERS[word])
+            elif index == start + 1:
+                if word in NUMBERS:
+                    _number(items, start, NUMBERS[word])
+                elif word.isdecimal() and len(word) < 3:
+                    _number(items, start, int(word))
+        gap = gaps[index - 1]
+        if gap and index <= last:
+            for char in gap:
+                kind = MARKS.get(char)
+                if kind:
+                    items.append(Item(kind, index, index))
+    return items
+
+
+def _joined(gaps: list[str], start: int, between: list[str]) -> bool:
+    for offset, wanted in enumerate(between):
+        gap = gaps[start + offset]
+        if gap != wanted and (wanted or gap not in ("-", "n", "=")):
+            return False
+    return True
+
+
+def _number(items: list[Item], start: int, number: int) -> None:
+    if items and items[-1].kinds & REFERENCE and items[-1].end == start:
+        items[-1].end = start + 1
+    elif 0 < number <= MOST:
+        item = Item(NUMBER, start, start + 1)
+        item.number = number
+        items.append(item)
+
+
+def _segments(tokens: Tokens, start: int, last: int, items: list[Item]) -> int:
+    """Append the segments named from here on ("segments II-IV, VI and 7"); return the word behind them."""
+    words, gaps = tokens.words, tokens.gaps
+    word = words[start]
+    found: list[int] = []
+    index = start
+    if word in SEGMENT_WORDS:
+        index += 1
+        if index <= last and words[index] in SEGMENT_WORDS:
+            index += 1
+        if index > last or words[index] not in SEGMENTS or not _is_segment(tokens, index):
+            return start + 1
+        found.append(SEGMENTS[words[index]])
+        index += 1
+    else:
+        joined = JOINED_SEGMENT.match(word)
+        if joined is None:
+            return start + 1
+        found.append(SEGMENTS[joined.group(1) or joined.group(2)])
+        index += 1
+    while index <= last:
+        step = _next_segment(tokens, index, last)
+        if step is None:
+            break
+        joint, at, number = step
+        if joint == "-" and number > found[-1]:
+            found += range(found[-1] + 1, number + 1)
+        else:
+            found.append(number)
+        index = at + 1
+    item = Item(PART, start, index)
+    item.parts = {"liver": tuple(f"segment {number}" for number in dict.fromkeys(found))}
+    items.append(item)
+    return index
+
+
+def _is_segment(tokens: Tokens, index: int) -> bool:
+    """A number here is no beginning of a size ("segment 2.4 cm" does not exist; "segment 4 2 cm" does)."""
+    word = tokens.words[index]
+    return not (word.isdigit() and tokens.gaps[index] == "." and tokens.text[tokens.ends[index] + 1 : tokens.ends[index] + 2].isdigit())
+
+
+def _next_segment(tokens: Tokens, index: int, last: int) -> tuple[str, int, int] | None:
+    """(joint, word, number) of another segment behind the word before `index`."""
+    words, gaps = tokens.words, tokens.gaps
+    gap = gaps[index - 1]
+    word = words[index]
+    joint = "-" if gap == "-" or gap == "=" else ""
+    if gap in ("", ",", ",n", "n") and word in ("and", "or", "to", "through", "into") and index < last:
+        joint = "-" if word in ("to", "through") else ","
+        index += 1
+        if gaps[index - 1] not in ("", "n"):
+            return None
+        word = words[index]
+        if word in SEGMENT_WORDS and index < last:
+            index += 1
+            word = words[index]
+    elif gap not in ("/", ",", "-", "="):
+        return None
+    if word in ("a", "b") and gap in ("/", "-"):
+        return ",", index, 4
+    joined = JOINED_SEGMENT.match(word)
+    if joined:
+        word = joined.group(1) or joined.group(2)
+    if word not in SEGMENTS or _starts_size(tokens, index, last):
+        return None
+    return joint, index, SEGMENTS[word]
+
+
+def _starts_size(tokens: Tokens, index: int, last: int) -> bool:
+    """ "segment 4, 2 cm" or "segment 5 and 1.2 cm": the number belongs to the size."""
+    word = tokens.words[index]
+    if not word.isdigit():
+        return False
+    if tokens.gaps[index] == "." and tokens.text[tokens.ends[index] + 1 : tokens.ends[index] + 2].isdigit():
+        return True
+    return index < last and tokens.gaps[index] in ("", "-") and tokens.words[index + 1] in ("mm", "cm", "x", "by")
