@@ -13,7 +13,7 @@ from rsuper_train.reports.vocabulary import Organ, Vocabulary
 
 # One bit for each thing that a phrase may be.
 CUES = (
-    "negation", "negation after", "neutral", "change", "normal", "partial", "history", "hypothetical", "end of scope", "verb",
+    "negation", "negation after", "neutral", "change", "normal", "partial", "history", "hypothetical", "end of scope", "verb", "advice", "of",
     "prior", "current", "bound", "up to", "largest", "example", "each", "respectively", "distance", "axis", "measure",
     "reference", "landmark", "place", "origin", "high", "low", "same", "many", "another", "one", "definite", "pronoun",
     "and", "or", "with", "left", "right", "bilateral", "finding", "feature", "section past", "section current",
@@ -21,7 +21,7 @@ CUES = (
 )  # fmt: skip
 BIT = {cue: 1 << position for position, cue in enumerate(CUES)}
 (
-    NEGATION, NEGATION_AFTER, NEUTRAL, CHANGE, NORMAL, PARTIAL, HISTORY, HYPOTHETICAL, END, VERB,
+    NEGATION, NEGATION_AFTER, NEUTRAL, CHANGE, NORMAL, PARTIAL, HISTORY, HYPOTHETICAL, END, VERB, ADVICE, OF,
     PRIOR, CURRENT, BOUND, UP_TO, LARGEST, EXAMPLE, EACH, RESPECTIVELY, DISTANCE, AXIS, MEASURE,
     REFERENCE, LANDMARK, PLACE, ORIGIN, HIGH, LOW, SAME, MANY, ANOTHER, ONE, DEFINITE, PRONOUN,
     AND, OR, WITH, LEFT, RIGHT, BILATERAL, FINDING, FEATURE, SECTION_PAST, SECTION_CURRENT, SECTION_IMPRESSION,
@@ -89,6 +89,9 @@ class Phrases:
             for word in words:
                 for form in _forms(word) if cue in ("finding", "feature") else (word,):
                     self._phrase(form).kinds |= BIT[cue]
+        for (words, _), phrase in self._known.items():
+            if phrase.lesion and not phrase.attenuation:
+                phrase.attenuation = self._attenuation_within(words)
         for phrases in self.by_first.values():
             phrases.sort(key=lambda entry: len(entry[0]), reverse=True)
         self.paired = frozenset(name for name, organ in vocabulary.organs.items() if organ.paired)
@@ -97,10 +100,19 @@ class Phrases:
             for name, organ in vocabulary.organs.items()
         }
 
+    def _attenuation_within(self, words: tuple[str, ...]) -> str:
+        """ "hypo" for "focus of hypoattenuation"."""
+        for first in range(len(words)):
+            for last in range(len(words), first, -1):
+                phrase = self._known.get((words[first:last], ("",) * (last - first - 1)))
+                if phrase is not None and phrase.attenuation:
+                    return phrase.attenuation
+        return ""
+
     def _phrase(self, text: str) -> Phrase:
         parts = GAP.split(fold(text.strip()))
         words = tuple(parts[0::2])
-        gaps = tuple("/" if "/" in gap else "." if "." in gap else "" for gap in parts[1::2])
+        gaps = tuple(next((char for char in "/.," if char in gap), "") for gap in parts[1::2])
         if (words, gaps) not in self._known:
             phrase = self._known[words, gaps] = Phrase()
             self.by_first.setdefault(words[0], []).append((list(words[1:]), list(gaps), phrase))

@@ -11,7 +11,7 @@ ANATOMY = c.ORGAN | c.PART | c.ELSEWHERE | c.SIDE
 # Behind a comma these begin something new, which an earlier "no" or "history of" does not reach.
 FRESH = c.MANY | c.ONE | c.NUMBER | c.DEFINITE | c.SIZE
 CLOSED = c.END | c.SEMICOLON | c.VERB
-TRANSPARENT = c.AXIS | c.MEASURE | c.ONE | c.DEFINITE | c.PARTIAL | c.OPEN
+TRANSPARENT = c.AXIS | c.MEASURE | c.ONE | c.DEFINITE | c.PARTIAL | c.OPEN | c.PLACE
 
 
 def mark(items: list[Item], tokens: Tokens) -> None:
@@ -19,17 +19,18 @@ def mark(items: list[Item], tokens: Tokens) -> None:
     negated = past = asked = landmark = origin = False
     comma = False  # since the negation, the history or the question began
     definite = False  # "in the", "of the" since the negation
-    lesion_since = False  # a lesion since the negation
+    denied = False  # something is negated already
     clause = 0
     for position, item in enumerate(items):
         kinds = item.kinds
         if kinds & c.NEUTRAL:
             continue
         if kinds & c.NEGATION:
-            negated, comma, definite, lesion_since, landmark = True, False, False, False, False
+            negated, comma, definite, denied, landmark = True, False, False, False, False
             continue
         if kinds & CLOSED:
-            negated = past = asked = landmark = origin = False
+            negated = negated and not denied and bool(kinds & c.VERB)
+            past = asked = landmark = origin = False
             if kinds & (c.END | c.SEMICOLON):
                 clause = position
             continue
@@ -40,7 +41,7 @@ def mark(items: list[Item], tokens: Tokens) -> None:
         if kinds & (c.HISTORY | c.HYPOTHETICAL):
             past, asked, comma = past or bool(kinds & c.HISTORY), asked or bool(kinds & c.HYPOTHETICAL), False
             continue
-        if kinds & c.CHANGE and not lesion_since:
+        if kinds & c.CHANGE and not denied:
             negated = False
         if kinds & (c.COMMA | c.OPEN | c.CLOSE) or (kinds & c.AND and (negated or past)):
             comma = comma or bool(kinds & (c.COMMA | c.AND))
@@ -64,7 +65,7 @@ def mark(items: list[Item], tokens: Tokens) -> None:
                 item.off = "origin"
             elif negated and not (definite and _presupposed(items, position)):
                 item.off = "negated"
-                lesion_since = True
+                denied = True
             elif past:
                 item.off = "past"
             elif asked:
@@ -72,6 +73,7 @@ def mark(items: list[Item], tokens: Tokens) -> None:
             landmark = False
         elif kinds & (c.FINDING | c.FEATURE):
             item.off = "landmark" if landmark else "negated" if negated else ""
+            denied = True
         elif kinds & ANATOMY:
             if landmark or origin:
                 item.off = "landmark"

@@ -14,7 +14,11 @@ MODIFIER = (
     | c.NEUTRAL | c.PARTIAL | c.AXIS | c.NEGATION | c.BOUND | c.EXAMPLE | c.REFERENCE | c.UP_TO | c.FEATURE
 )  # fmt: skip
 OPENER = c.ONE | c.DEFINITE | c.MANY | c.NUMBER | c.ANOTHER | c.NEGATION | c.EXAMPLE | c.LARGEST
-LINK = c.HIGH | c.LOW | c.SAME | c.OR | c.OPEN | c.SLASH
+LINK = c.HIGH | c.LOW | c.SAME | c.OR | c.OPEN | c.SLASH | c.COLON | c.DASH
+# As adjectives ("and possible cysts") these begin a lesion of its own.
+ADJECTIVES = frozenset(
+    "possible probable likely suspected questionable presumed suspicious apparent potential vague equivocal".split()
+)
 ELLIPSES = frozenset(("another", "second", "third", "fourth", "other", "one"))
 
 
@@ -78,7 +82,7 @@ def _heads(items: list[Item], tokens: Tokens) -> list[Mention]:
             continue
         if kinds & c.LESION:
             last = mentions[-1] if mentions else None
-            if last is not None and not last.other and _is_same(items, last, position):
+            if last is not None and not last.other and _is_same(items, last, position, tokens.words):
                 last.last = position
                 _specify(last, item)
             else:
@@ -103,7 +107,7 @@ def _specify(mention: Mention, item: Item) -> None:
     mention.attenuation = mention.attenuation or item.phrase.attenuation
 
 
-def _is_same(items: list[Item], last: Mention, position: int) -> bool:
+def _is_same(items: list[Item], last: Mention, position: int, words: list[str]) -> bool:
     """Whether the lesion at `position` is the one before under another name ("lesion, likely a cyst")."""
     item, before = items[position], items[last.last]
     if item.off != before.off:
@@ -126,7 +130,9 @@ def _is_same(items: list[Item], last: Mention, position: int) -> bool:
         return False
     if between[link].kinds & c.OR:
         return not before.phrase.plural or item.phrase.plural
-    if link and between[link - 1].kinds & c.AND and not between[link].kinds & c.SAME:
+    if link and between[link - 1].kinds & c.AND and words[between[link].start] in ADJECTIVES:
+        return False
+    if between[link].kinds & (c.COLON | c.DASH) and (before.phrase.plural or not _is_bare(items, position)):
         return False
     if between[link].kinds & (c.HIGH | c.LOW) and link and between[link - 1].kinds & (c.ONE | c.ANOTHER | c.MANY | c.NUMBER):
         return False
@@ -135,7 +141,7 @@ def _is_same(items: list[Item], last: Mention, position: int) -> bool:
 
 def _is_bare(items: list[Item], position: int) -> bool:
     """Nothing is said of the lesion but its name ("..., LR-5.")."""
-    return position + 1 == len(items) or bool(items[position + 1].kinds & (c.COMMA | c.SEMICOLON | c.CLOSE)) and (
+    return position + 1 == len(items) or bool(items[position + 1].kinds & (c.COMMA | c.SEMICOLON | c.CLOSE | c.LOW)) and (
         position + 2 == len(items) or not items[position + 2].kinds & (c.AND | c.LESION | c.OR)
     )
 
@@ -162,6 +168,9 @@ def _stands_alone(items: list[Item], position: int, tokens: Tokens) -> bool:
     if item.kinds & (c.AXIS | c.MEASURE):
         return False
     measured = False
+    following = items[position + 1].start if position + 1 < len(items) else item.end + 9
+    if following - item.end > (1 if item.kinds & c.LARGEST else 0):
+        return False
     for behind in items[position + 1 :]:
         kinds = behind.kinds
         if kinds & (c.LESION | c.FINDING):
@@ -195,7 +204,7 @@ def _lesion_follows(items: list[Item], position: int) -> bool:
 def _begin(items: list[Item], last: int, at: int) -> int:
     """First item that belongs to the mention at `at` and not to the one before it, which ends with item `last`."""
     begin = at
-    opened = False
+    opened = bool(items[at].kinds & OPENER)
     while begin - 1 > last:
         kinds = items[begin - 1].kinds
         if kinds & c.COMMA and not opened:

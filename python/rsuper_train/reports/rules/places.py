@@ -47,6 +47,8 @@ class Spot:
 
     def take(self, item: Item, position: int) -> None:
         phrase = item.phrase
+        if item.kinds & (c.ORGAN | c.ELSEWHERE) and not self.exact and item.phrase.organ not in self.parts:
+            self.parts = {}
         if item.kinds & c.ORGAN:
             self.organ = phrase.organ
         elif item.kinds & c.ELSEWHERE or item.kinds & c.FINDING:
@@ -105,14 +107,15 @@ def _is_location(items: list[Item], position: int) -> bool:
 def _joins(spot: Spot, item: Item, position: int, items: list[Item], joints: int) -> bool:
     if item.start - spot.end > REACH or item.off != spot.off or spot.organ == ELSEWHERE:
         return False
+    owns = _owns(items, position)
     if item.kinds & (c.ELSEWHERE | c.FINDING) and not item.kinds & c.ORGAN:
-        return False
+        return owns and not spot.organ and not spot.exact
     listed = joints & (c.COMMA | c.AND | c.OR | c.SLASH)
     if item.kinds & c.ORGAN:
         organ = item.phrase.organ
         if spot.organ:
             return spot.organ == organ and not listed
-        return (not spot.parts or organ in spot.parts) and not (spot.side and not spot.parts and joints & c.COMMA)
+        return (not spot.parts or organ in spot.parts or (owns and not spot.exact)) and not (spot.side and not spot.parts and joints & c.COMMA)
     if item.parts:
         if listed and spot.organ + spot.side and _names_more(items, position):
             return False
@@ -127,6 +130,14 @@ def _joins(spot: Spot, item: Item, position: int, items: list[Item], joints: int
     if not spot.side:
         return True
     return not spot.organ and not spot.parts and bool(listed)
+
+
+def _owns(items: list[Item], position: int) -> bool:
+    """ "left lobe of the prostate": the part is that of this anatomy, whatever it would be of otherwise."""
+    before = position - 1
+    while before >= 0 and items[before].kinds & (c.DEFINITE | c.SIDE):
+        before -= 1
+    return before >= 0 and bool(items[before].kinds & c.OF)
 
 
 def _names_more(items: list[Item], position: int) -> bool:

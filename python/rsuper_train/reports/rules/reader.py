@@ -9,7 +9,7 @@ from rsuper_kernels.findings import LARGEST_DIAMETER
 from rsuper_train.reports.rules import concepts as c
 from rsuper_train.reports.rules.concepts import Phrases
 from rsuper_train.reports.rules.context import mark
-from rsuper_train.reports.rules.mentions import Mention, find_mentions
+from rsuper_train.reports.rules.mentions import GENERIC, Mention, find_mentions
 from rsuper_train.reports.rules.places import ANATOMY, ELSEWHERE, Spot, find_spots, order
 from rsuper_train.reports.rules.rows import Row, complete, same_place, same_size, same_type
 from rsuper_train.reports.rules.scan import Item, scan
@@ -82,6 +82,8 @@ class Reader:
         if not organ and spot.parts and not spot.weak:
             organ = next(iter(spot.parts))
         parts = order(organ, spot.of(organ), self.phrases)
+        if not parts and not spot.organ and organ == context[0]:
+            parts = context[1]
         side = spot.side if organ in self.phrases.paired or not organ else ""
         if not side and organ == context[0]:
             side = context[2]
@@ -144,6 +146,8 @@ class Statement:
                 if mention.off == "negated":
                     self._deny(mention)
                 continue
+            if mention.plural and mention.count is None and self._is_advice(mention):
+                continue
             places = self._places(mention, position, places if before is not None else [])
             before = mention
             if any(place[0] == ELSEWHERE for place in places):
@@ -157,6 +161,11 @@ class Statement:
         if self.made:
             self.reader._last = self.made
 
+    def _is_advice(self, mention: Mention) -> bool:
+        """ "nodules smaller than 6 mm need no follow-up"."""
+        bounded = any(i.kinds & c.SIZE and i.off == "bound" for i in self.items[mention.first : mention.behind])
+        return bounded and not mention.sizes and any(item.kinds & c.ADVICE for item in self.items)
+
     # places
 
     def _places(self, mention: Mention, position: int, before: list[Where]) -> list[Where]:
@@ -169,6 +178,8 @@ class Statement:
             inherited = self._inherited(mention, before)
             if inherited and not spots:
                 return inherited
+            if not spots and not self.headed and not mention.implied:
+                spots = self._ahead(mention)
         ahead = [s for s in reversed(spots) if s.first < mention.at]
         behind = [s for s in spots if s.first > mention.at]
         general = [s for s in behind if s.first < mention.cut]
@@ -215,12 +226,17 @@ class Statement:
             return before
         return [(organ, (), side) for organ, _, side in before]
 
+    def _ahead(self, mention: Mention) -> list[Spot]:
+        """The place last spoken of in this sentence: "thickening of the sigmoid colon with a mass"."""
+        settled = [s for s in self.spots if s.first < mention.at and not s.off and s.settled() not in ("", ELSEWHERE)]
+        return settled[-1:]
+
     def _coordinated(self, position: int) -> list[Spot]:
         """Spots behind the next mention, for "cysts and hemangiomas in the liver"."""
         mention = self.mentions[position]
         for following in self.mentions[position + 1 :]:
             between = self.items[mention.last + 1 : following.at]
-            if following.other or any(i.kinds & (c.SIZE | c.SEMICOLON | c.VERB | c.PLACE) for i in between):
+            if following.other or following.child or any(i.kinds & (c.SIZE | c.SEMICOLON | c.VERB | c.PLACE) for i in between):
                 return []
             if _says_where(following.spots):
                 return [s for s in following.spots if s.first > following.at or not mention.spots]
@@ -349,20 +365,21 @@ class Statement:
         rows = []
         for diameters, place in sized:
             row = self._row(mention, place, diameters)
-            row.type, row.certainty = group[0].type, group[0].certainty
-            if row.attenuation == UNKNOWN:
-                row.attenuation = group[0].attenuation
             rows.append(row)
         self._claim(mention, rows)
 
     def _claim(self, mention: Mention, rows: list[Row]) -> bool:
         """Let rows be members of the group mentioned last; False where they cannot be."""
         group = self.reader._group
-        if rows and not same_place(group[0], rows[0]) and not any(same_place(row, rows[0]) for row in group):
+        if rows and rows[0].organ not in (group[0].organ, UNKNOWN):
             return False
         for row in rows:
             if not row.diameters and row.count_known is False:
                 continue
+            if row.type in GENERIC[:4]:
+                row.type, row.certainty = group[0].type, group[0].certainty
+            if row.attenuation == UNKNOWN:
+                row.attenuation = group[0].attenuation
             twin = next((r for r in group if r.diameters and same_size(r.diameters, row.diameters) and not r.claimed), None)
             free = twin or next((r for r in group if r.count_known and not r.diameters and not r.claimed), None)
             if free is not None:
@@ -474,7 +491,8 @@ class Statement:
             if item.kinds & (c.DEFINITE | c.SIZE):
                 return
         else:
-            return
+            if any(item.kinds & (c.NEUTRAL | c.PRIOR) for item in self.items[mention.first : at]):
+                return
         spots = [s for s in mention.spots if s.settled() != ELSEWHERE or s.first > at]
         if not spots:
             spots = [s for s in self.spots if s.first < at and not s.off]
@@ -507,7 +525,8 @@ class Statement:
             ahead = [s for s in self.spots if first <= s.first < position and not s.off]
             behind = [s for s in self.spots if position < s.first < last and not s.off]
             spots = ahead or behind
-            places = [self.reader.where(spot, self.context) for spot in spots] if spots else self.headed if first == 0 else []
+            named = any(not s.off for s in self.spots)
+            places = [self.reader.where(spot, self.context) for spot in spots] if spots or named else self.headed
             self._add_negatives(places)
 
     def _add_negatives(self, places: list[Where]) -> None:

@@ -6,14 +6,13 @@ from __future__ import annotations
 import re
 
 from rsuper_train.reports.rules.concepts import (
-    AND,
     CLOSE,
     COLON,
     COMMA,
     DASH,
+    LOW,
     NUMBER,
     OPEN,
-    OR,
     PART,
     REFERENCE,
     SEMICOLON,
@@ -39,8 +38,7 @@ NUMBERS = {
     "eleven": 11, "twelve": 12,
 }  # fmt: skip
 MOST = 20
-MARKS = {",": COMMA, ";": SEMICOLON, ":": COLON, "(": OPEN, ")": CLOSE, "/": SLASH, "=": DASH, "<": SMALLER, ">": SMALLER}
-JOINTS = {"and": AND, "or": OR}
+MARKS = {",": COMMA, ";": SEMICOLON, ":": COLON, "(": OPEN, ")": CLOSE, "/": SLASH, "=": DASH, "<": SMALLER, ">": SMALLER, "?": LOW}
 MARK = Phrase()
 
 
@@ -81,7 +79,7 @@ def scan(tokens: Tokens, phrases: Phrases, first: int, last: int, sizes: dict[in
             options = by_first.get(word)
             index += 1
             if word in SEGMENT_WORDS or (word[:1] == "s" and JOINED_SEGMENT.match(word)):
-                index = _segments(tokens, start, last, items)
+                index = _segments(tokens, start, last, items, sizes or {})
             if index == start + 1 and options:
                 for rest, between, phrase in options:
                     behind = index + len(rest)
@@ -126,7 +124,9 @@ def _number(items: list[Item], start: int, number: int) -> None:
         items.append(item)
 
 
-def _segments(tokens: Tokens, start: int, last: int, items: list[Item]) -> int:
+def _segments(
+    tokens: Tokens, start: int, last: int, items: list[Item], sizes: dict[int, tuple[Size, int]]
+) -> int:
     """Append the segments named from here on ("segments II-IV, VI and 7"); return the word behind them."""
     words, gaps = tokens.words, tokens.gaps
     word = words[start]
@@ -136,7 +136,7 @@ def _segments(tokens: Tokens, start: int, last: int, items: list[Item]) -> int:
         index += 1
         if index <= last and words[index] in SEGMENT_WORDS:
             index += 1
-        if index > last or words[index] not in SEGMENTS or not _is_segment(tokens, index):
+        if index > last or words[index] not in SEGMENTS or index in sizes:
             return start + 1
         found.append(SEGMENTS[words[index]])
         index += 1
@@ -147,7 +147,7 @@ def _segments(tokens: Tokens, start: int, last: int, items: list[Item]) -> int:
         found.append(SEGMENTS[joined.group(1) or joined.group(2)])
         index += 1
     while index <= last:
-        step = _next_segment(tokens, index, last)
+        step = _next_segment(tokens, index, last, sizes)
         if step is None:
             break
         joint, at, number = step
@@ -162,13 +162,9 @@ def _segments(tokens: Tokens, start: int, last: int, items: list[Item]) -> int:
     return index
 
 
-def _is_segment(tokens: Tokens, index: int) -> bool:
-    """A number here is no beginning of a size ("segment 2.4 cm" does not exist; "segment 4 2 cm" does)."""
-    word = tokens.words[index]
-    return not (word.isdigit() and tokens.gaps[index] == "." and tokens.text[tokens.ends[index] + 1 : tokens.ends[index] + 2].isdigit())
-
-
-def _next_segment(tokens: Tokens, index: int, last: int) -> tuple[str, int, int] | None:
+def _next_segment(
+    tokens: Tokens, index: int, last: int, sizes: dict[int, tuple[Size, int]]
+) -> tuple[str, int, int] | None:
     """(joint, word, number) of another segment behind the word before `index`."""
     words, gaps = tokens.words, tokens.gaps
     gap = gaps[index - 1]
@@ -190,16 +186,6 @@ def _next_segment(tokens: Tokens, index: int, last: int) -> tuple[str, int, int]
     joined = JOINED_SEGMENT.match(word)
     if joined:
         word = joined.group(1) or joined.group(2)
-    if word not in SEGMENTS or _starts_size(tokens, index, last):
+    if word not in SEGMENTS or index in sizes:
         return None
     return joint, index, SEGMENTS[word]
-
-
-def _starts_size(tokens: Tokens, index: int, last: int) -> bool:
-    """ "segment 4, 2 cm" or "segment 5 and 1.2 cm": the number belongs to the size."""
-    word = tokens.words[index]
-    if not word.isdigit():
-        return False
-    if tokens.gaps[index] == "." and tokens.text[tokens.ends[index] + 1 : tokens.ends[index] + 2].isdigit():
-        return True
-    return index < last and tokens.gaps[index] in ("", "-") and tokens.words[index + 1] in ("mm", "cm", "x", "by")

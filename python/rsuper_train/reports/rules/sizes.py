@@ -9,11 +9,12 @@ from dataclasses import dataclass
 # Everything is bounded, so that no text makes the search slower than linear.
 NUMBER = r"(?:\d{1,4}(?:[.,]\d{1,3})?|\.\d{1,2})"
 UNIT = r"(?:(?:mm|cm|millimet(?:er|re)s?|centimet(?:er|re)s?|mms|cms)(?![\w^²³]|\s?/\s?[a-z]|\s?hg\b))"
-AXIS = r"(?:\(?(?:ap|transverse|trans|trv|tr|tv|cc|si|ml|w|h|l|d|sag|axial|coronal|sagittal|craniocaudal|anteroposterior)\b\)?)"
+AXES = "ap|transverse|trans|trv|tr|tv|cc|si|ml|w|h|l|d|sag|axial|coronal|sagittal|craniocaudal|anteroposterior"
+AXIS = rf"(?:\((?:{AXES})\)|(?:{AXES})\b)"
 LINK = r"(?:\s{0,2}(?:x|by|\*)\s{0,2}|\s{0,2},?\s{1,2}(?:and|or|&)\s{1,2}|,\s{1,2}|\s{0,2}-\s{0,2}|\s{1,2}to\s{1,2})"
 VALUE = rf"{NUMBER}(?:\s{{0,2}}-?{UNIT})?(?:\s{{0,2}}{AXIS})?"
 RUN = re.compile(rf"(?<![\w./])(?<!\d,){VALUE}(?:{LINK}{VALUE}){{0,8}}")
-PART = re.compile(rf"({LINK})?({NUMBER})(?:\s{{0,2}}-?({UNIT}))?(?:\s{{0,2}}{AXIS})?")
+PART = re.compile(rf"({LINK})?({NUMBER})(?:\s{{0,2}}-?({UNIT}))?(?:\s{{0,2}}({AXIS}))?")
 BEFORE_NO_SIZE = re.compile(
     r"(?:segments?|segs?|images?|im|img|series|se|ser|slices?|level|bosniak|lr|category|grade|stage|type|class|number|in|on)"
     r"[\s#:.]{0,3}$"
@@ -29,6 +30,7 @@ class Size:
     start: int
     end: int
     is_range: bool = False
+    axis: bool = False
 
 
 def find_sizes(lowered: str) -> list[Size]:
@@ -50,6 +52,7 @@ class _Value:
     start: int
     end: int
     whole: bool
+    axis: bool
 
 
 def _read(text: str, start: int, end: int) -> list[Size]:
@@ -61,6 +64,7 @@ def _read(text: str, start: int, end: int) -> list[Size]:
             part.start(2),
             part.end(),
             part.group(2).isdigit(),
+            part.group(4) is not None,
         )
         for part in PART.finditer(text, start, end)
     ]
@@ -104,7 +108,7 @@ def _sizes(values: list[_Value]) -> list[Size]:
         for value in reversed(group):
             unit = value.unit or unit or _only_unit(values)
             diameters.append(round(value.number * MULTIPLIERS[unit], 3))
-        sizes.append(Size(tuple(reversed(diameters)), group[0].start, group[-1].end))
+        sizes.append(Size(tuple(reversed(diameters)), group[0].start, group[-1].end, axis=group[-1].axis))
     sizes.reverse()
     joined: list[Size] = []
     for size, group in zip(sizes, groups, strict=True):

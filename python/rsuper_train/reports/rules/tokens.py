@@ -23,7 +23,8 @@ class Tokens:
     """Words (lower case, even "") and the class of the gap behind each; `starts` and `ends` are offsets in the text.
 
     A gap's class is "" for blanks, "-" for a hyphen, and otherwise its characters of meaning in order: , ; : . / ( ) < >
-    * (bullet) = (dash between blanks) n (end of a line) P (empty line).
+    * (bullet) ? (before a word)
+    = (dash between blanks) n (end of a line) P (empty line).
     """
 
     __slots__ = ("ends", "gaps", "lowered", "starts", "text", "words")
@@ -69,6 +70,8 @@ def _classify(gap: str) -> str:
             kept.append("(")
         elif char in "]}":
             kept.append(")")
+        elif char == "?" and position == len(gap) - 1 > 0:
+            kept.append("?")
         elif char in "!?":
             kept.append(".")
         elif char == "\n":
