@@ -63,12 +63,15 @@ class Phrase:
     plural: bool = False
 
 
+Longer = tuple[list[str], list[str], Phrase]
+
+
 class Phrases:
-    """Phrases by their first word; under each, (other words, gaps between, phrase), longest first."""
+    """Phrases by their first word: the word alone, and longer ones by the second word as (other words, gaps, phrase)."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
-        self.by_first: dict[str, list[tuple[list[str], list[str], Phrase]]] = {}
+        self.by_first: dict[str, tuple[Phrase | None, dict[str, list[Longer]] | None]] = {}
         self._known: dict[tuple[tuple[str, ...], tuple[str, ...]], Phrase] = {}
         for name, organ in vocabulary.organs.items():
             self._add_organ(name, organ)
@@ -92,13 +95,23 @@ class Phrases:
         for (words, _), phrase in self._known.items():
             if phrase.lesion and not phrase.attenuation:
                 phrase.attenuation = self._attenuation_within(words)
-        for phrases in self.by_first.values():
-            phrases.sort(key=lambda entry: len(entry[0]), reverse=True)
+        self._index()
+        self.words = frozenset(self.by_first)
         self.paired = frozenset(name for name, organ in vocabulary.organs.items() if organ.paired)
         self.order = {
             name: {part: position for position, part in enumerate(organ.subsegments)}
             for name, organ in vocabulary.organs.items()
         }
+
+    def _index(self) -> None:
+        for (words, gaps), phrase in sorted(self._known.items(), key=lambda known: len(known[0][0]), reverse=True):
+            alone, longer = self.by_first.get(words[0], (None, None))
+            if len(words) == 1:
+                alone = phrase
+            else:
+                longer = longer or {}
+                longer.setdefault(words[1], []).append((list(words[1:]), list(gaps), phrase))
+            self.by_first[words[0]] = alone, longer
 
     def _attenuation_within(self, words: tuple[str, ...]) -> str:
         """ "hypo" for "focus of hypoattenuation"."""
@@ -114,8 +127,7 @@ class Phrases:
         words = tuple(parts[0::2])
         gaps = tuple(next((char for char in "/.," if char in gap), "") for gap in parts[1::2])
         if (words, gaps) not in self._known:
-            phrase = self._known[words, gaps] = Phrase()
-            self.by_first.setdefault(words[0], []).append((list(words[1:]), list(gaps), phrase))
+            self._known[words, gaps] = Phrase()
         return self._known[words, gaps]
 
     def _add_organ(self, name: str, organ: Organ) -> None:

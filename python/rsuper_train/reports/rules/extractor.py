@@ -32,6 +32,7 @@ class RulesExtractor:
 
     def __init__(self, vocabulary: Vocabulary | None = None) -> None:
         self._phrases = Phrases(vocabulary or load_vocabulary())
+        self._english = ENGLISH | self._phrases.words
 
     def extract(self, id: str, text: str) -> Report:
         """The tumours, negatives and flags of one report; any string is read, none is refused.
@@ -59,9 +60,8 @@ class RulesExtractor:
             flags.append(BINARY)
         words = tokens.words
         if len(words) >= ENOUGH_WORDS:
-            known = self._phrases.by_first
             sample = words[:2000]
-            if sum(word in ENGLISH or word in known or word.isdigit() for word in sample) < 0.2 * len(sample):
+            if sum(map(self._english.__contains__, sample)) < 0.15 * len(sample):
                 flags.append(NOT_ENGLISH)
         if not reader.spoke_of_organ and not reader.rows:
             flags.append(NO_ORGAN)

@@ -141,9 +141,11 @@ def _is_same(items: list[Item], last: Mention, position: int, words: list[str]) 
 
 def _is_bare(items: list[Item], position: int) -> bool:
     """Nothing is said of the lesion but its name ("..., LR-5.")."""
-    return position + 1 == len(items) or bool(items[position + 1].kinds & (c.COMMA | c.SEMICOLON | c.CLOSE | c.LOW)) and (
-        position + 2 == len(items) or not items[position + 2].kinds & (c.AND | c.LESION | c.OR)
-    )
+    if position + 1 == len(items) or items[position + 1].kinds & c.LOW:
+        return True
+    if not items[position + 1].kinds & (c.COMMA | c.SEMICOLON | c.CLOSE):
+        return False
+    return position + 2 == len(items) or not items[position + 2].kinds & (c.AND | c.LESION | c.OR)
 
 
 def _in_place(items: list[Item], position: int) -> bool:

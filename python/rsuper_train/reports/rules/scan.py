@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import re
-
 from rsuper_train.reports.rules.concepts import (
     CLOSE,
     COLON,
@@ -32,11 +30,18 @@ SEGMENTS = {
     for roman, number in ROMAN.items()
     for form in (roman, str(number), *(f"{name}{half}" for name in (roman, str(number)) for half in "ab" if number == 4))
 }
-JOINED_SEGMENT = re.compile(r"(?:(?:segs?|segment)([1-8]|4[ab]|viii|vii|vi|iv[ab]?|v|iii|ii|i)|s([2-8]|4[ab]))$")
+# "seg7", "s7"; "s1" is the first sacral vertebra
+JOINED = {
+    f"{head}{form}": number
+    for form, number in SEGMENTS.items()
+    for head in ("seg", "segs", "segment", "s")
+    if head != "s" or (form[0].isdigit() and number > 1)
+}
 NUMBERS = {
     "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "couple": 2, "pair": 2,
     "eleven": 11, "twelve": 12,
 }  # fmt: skip
+SPECIAL = SEGMENT_WORDS | JOINED.keys() | NUMBERS.keys()
 MOST = 20
 MARKS = {",": COMMA, ";": SEMICOLON, ":": COLON, "(": OPEN, ")": CLOSE, "/": SLASH, "=": DASH, "<": SMALLER, ">": SMALLER, "?": LOW}
 MARK = Phrase()
@@ -64,40 +69,39 @@ class Item:
 
 def scan(tokens: Tokens, phrases: Phrases, first: int, last: int, sizes: dict[int, tuple[Size, int]] | None) -> list[Item]:
     """Concepts of the words first..last (inclusive); `sizes` are by their first word, with the word behind."""
-    words, gaps, by_first = tokens.words, tokens.gaps, phrases.by_first
+    words, gaps, get = tokens.words, tokens.gaps, phrases.by_first.get
+    sizes = sizes or {}
     items: list[Item] = []
     index = first
     while index <= last:
-        word = words[index]
         start = index
-        if sizes and index in sizes:
-            size, index = sizes[index]
+        word = words[start]
+        index += 1
+        entry = get(word)
+        if start in sizes:
+            size, index = sizes[start]
             item = Item(SIZE, start, index)
             item.size = size
             items.append(item)
-        else:
-            options = by_first.get(word)
-            index += 1
-            if word in SEGMENT_WORDS or (word[:1] == "s" and JOINED_SEGMENT.match(word)):
-                index = _segments(tokens, start, last, items, sizes or {})
-            if index == start + 1 and options:
-                for rest, between, phrase in options:
+        elif entry is not None:
+            phrase, longer = entry
+            if longer is not None and index <= last and words[index] in longer:
+                for rest, between, option in longer[words[index]]:
                     behind = index + len(rest)
-                    if behind > last + 1:
-                        continue
-                    if rest and (words[index:behind] != rest or not _joined(gaps, start, between)):
-                        continue
-                    items.append(Item(phrase.kinds, start, behind, phrase))
-                    index = behind
-                    break
-                else:
-                    if word in NUMBERS:
-                        _number(items, start, NUMBERS[word])
-            elif index == start + 1:
-                if word in NUMBERS:
-                    _number(items, start, NUMBERS[word])
-                elif word.isdecimal() and len(word) < 3:
-                    _number(items, start, int(word))
+                    if behind <= last + 1 and words[index:behind] == rest and _joined(gaps, start, between):
+                        phrase, index = option, behind
+                        break
+            if index == start + 1 and word in SPECIAL:
+                known = len(items)
+                index = _special(tokens, start, last, items, sizes)
+                if len(items) > known:
+                    phrase = None
+            if phrase is not None:
+                items.append(Item(phrase.kinds, start, index, phrase))
+        elif word in SPECIAL:
+            index = _special(tokens, start, last, items, sizes)
+        elif word.isdecimal() and len(word) < 3:
+            _number(items, start, int(word))
         gap = gaps[index - 1]
         if gap and index <= last:
             for char in gap:
@@ -113,6 +117,15 @@ def _joined(gaps: list[str], start: int, between: list[str]) -> bool:
         if gap != wanted and (wanted or gap not in ("-", "n", "=")):
             return False
     return True
+
+
+def _special(tokens: Tokens, start: int, last: int, items: list[Item], sizes: dict[int, tuple[Size, int]]) -> int:
+    """A number in letters or a liver segment at this word; returns the word behind."""
+    word = tokens.words[start]
+    if word in NUMBERS:
+        _number(items, start, NUMBERS[word])
+        return start + 1
+    return _segments(tokens, start, last, items, sizes)
 
 
 def _number(items: list[Item], start: int, number: int) -> None:
@@ -141,10 +154,7 @@ def _segments(
         found.append(SEGMENTS[words[index]])
         index += 1
     else:
-        joined = JOINED_SEGMENT.match(word)
-        if joined is None:
-            return start + 1
-        found.append(SEGMENTS[joined.group(1) or joined.group(2)])
+        found.append(JOINED[word])
         index += 1
     while index <= last:
         step = _next_segment(tokens, index, last, sizes)
@@ -183,9 +193,5 @@ def _next_segment(
         return None
     if word in ("a", "b") and gap in ("/", "-"):
         return ",", index, 4
-    joined = JOINED_SEGMENT.match(word)
-    if joined:
-        word = joined.group(1) or joined.group(2)
-    if word not in SEGMENTS or index in sizes:
-        return None
-    return joint, index, SEGMENTS[word]
+    number = JOINED.get(word) or SEGMENTS.get(word)
+    return None if number is None or index in sizes else (joint, index, number)
