@@ -11,6 +11,11 @@ ANATOMY = c.ORGAN | c.PART | c.ELSEWHERE | c.SIDE
 # Behind a comma these begin something new, which an earlier "no" or "history of" does not reach.
 FRESH = c.MANY | c.ONE | c.NUMBER | c.DEFINITE | c.SIZE
 CLOSED = c.END | c.SEMICOLON | c.VERB
+# What changes the scope, or is looked at in it; anything else only passes.
+TURNS = (
+    FRESH | CLOSED | c.NEUTRAL | c.NEGATION | c.NEGATION_AFTER | c.HISTORY | c.HYPOTHETICAL | c.CHANGE | c.COMMA | c.OPEN
+    | c.CLOSE | c.AND | c.WITH | c.PLACE | c.LANDMARK | c.ORIGIN | c.LESION | c.FINDING | c.FEATURE
+)  # fmt: skip
 TRANSPARENT = c.AXIS | c.MEASURE | c.ONE | c.DEFINITE | c.PARTIAL | c.OPEN | c.PLACE
 
 
@@ -23,6 +28,10 @@ def mark(items: list[Item], tokens: Tokens) -> None:
     clause = 0
     for position, item in enumerate(items):
         kinds = item.kinds
+        if not kinds & TURNS:
+            if kinds & ANATOMY and (landmark or origin):
+                item.off = "landmark"
+            continue
         if kinds & c.NEUTRAL:
             continue
         if kinds & c.NEGATION:

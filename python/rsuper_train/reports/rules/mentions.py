@@ -13,6 +13,7 @@ MODIFIER = (
     c.SIZE | c.ATTENUATION | ANATOMY | c.NUMBER | c.MANY | c.ANOTHER | c.ONE | c.DEFINITE | c.HIGH | c.LOW | c.LARGEST
     | c.NEUTRAL | c.PARTIAL | c.AXIS | c.NEGATION | c.BOUND | c.EXAMPLE | c.REFERENCE | c.UP_TO | c.FEATURE
 )  # fmt: skip
+HEADS = c.LESION | c.FINDING | c.FEATURE | c.LARGEST | c.ANOTHER | c.ONE
 OPENER = c.ONE | c.DEFINITE | c.MANY | c.NUMBER | c.ANOTHER | c.NEGATION | c.EXAMPLE | c.LARGEST
 LINK = c.HIGH | c.LOW | c.SAME | c.OR | c.OPEN | c.SLASH | c.COLON | c.DASH
 # As adjectives ("and possible cysts") these begin a lesion of its own.
@@ -25,27 +26,32 @@ ELLIPSES = frozenset(("another", "second", "third", "fourth", "other", "one"))
 class Mention:
     """One mention of lesions: items at..last name it, items first..behind (exclusive) belong to it.
 
+    `phrase` is the first item of its noun phrase.
+
     Args:
         type: of lesion; the most specific that it is called.
         other: it is no lesion but what is measured in its stead (a stone, a duct).
         child: it names one of a group mentioned before ("the largest", "another").
         count: number of lesions; None for "multiple" and for plain plurals.
         many: "multiple", "several".
+        spread: "metastatic carcinoma": a disease, and a lesion only where a size or a place is said with it.
     """
 
     __slots__ = (
         "at", "attenuation", "behind", "certainty", "child", "count", "definite", "each", "first", "implied", "last",
-        "many", "off", "other", "plural", "respectively", "sizes", "spots", "subset", "type", "added",
+        "many", "off", "other", "plural", "phrase", "respectively", "sizes", "spots", "subset", "type", "added",
         "cut",
+        "spread",
     )  # fmt: skip
 
     def __init__(self, at: int, items: list[Item], other: bool = False, child: bool = False) -> None:
         phrase = items[at].phrase
-        self.at = self.last = self.first = at
+        self.at = self.last = self.first = self.phrase = at
         self.behind = len(items)
         self.type = phrase.lesion
         self.off = items[at].off
         self.implied = phrase.organ if phrase.lesion else ""
+        self.spread = False
         self.plural = phrase.plural
         self.other = other
         self.child = child
@@ -60,15 +66,21 @@ class Mention:
 
 def find_mentions(items: list[Item], spots: list[Spot], tokens: Tokens) -> list[Mention]:
     """All mentions of a sentence in order, those that do not count (`off`) and other measured things among them."""
-    mentions = _heads(items, tokens)
+    mentions = _heads(items, tokens) or _unnamed(items)
     if not mentions:
         return mentions
-    mentions[0].first = 0
-    for before, mention in zip(mentions, mentions[1:], strict=False):
-        before.behind = mention.first = _begin(items, before.last, mention.at)
+    last = -1
+    for position, mention in enumerate(mentions):
+        mention.phrase = _begin(items, last, mention.at)
+        mention.first = _with_subject(items, last, mention.phrase) if position else _first(items, mention.phrase)
+        if position:
+            mentions[position - 1].behind = mention.first
+        last = mention.last
     for mention in mentions:
         _read_number(mention, items, tokens)
         _read_looks(mention, items)
+        if mention.at == mention.last and items[mention.at].start and tokens.words[items[mention.at].start - 1] == "metastatic":
+            mention.spread, mention.implied = True, ""
     _share_sizes(mentions, items)
     _share_spots(mentions, spots, items)
     return mentions
@@ -78,7 +90,7 @@ def _heads(items: list[Item], tokens: Tokens) -> list[Mention]:
     mentions: list[Mention] = []
     for position, item in enumerate(items):
         kinds = item.kinds
-        if kinds & c.NEUTRAL:
+        if not kinds & HEADS or kinds & c.NEUTRAL:
             continue
         if kinds & c.LESION:
             last = mentions[-1] if mentions else None
@@ -96,6 +108,18 @@ def _heads(items: list[Item], tokens: Tokens) -> list[Mention]:
         elif kinds & (c.LARGEST | c.ANOTHER | c.ONE) and _stands_alone(items, position, tokens):
             mentions.append(Mention(position, items, child=True))
     return mentions
+
+
+def _unnamed(items: list[Item]) -> list[Mention]:
+    """ "Segment 2: 22 x 18 mm, hypodense": a look and a size, and no noun."""
+    if not any(item.kinds & c.SIZE and not item.off for item in items):
+        return []
+    looks = [position for position, item in enumerate(items) if item.kinds & c.ATTENUATION and not item.off]
+    if not looks or any(item.kinds & (c.PRONOUN | c.FINDING | c.NORMAL | c.NEGATION) for item in items):
+        return []
+    mention = Mention(looks[0], items)
+    mention.type = "lesion"
+    return [mention]
 
 
 def _specify(mention: Mention, item: Item) -> None:
@@ -221,7 +245,15 @@ def _begin(items: list[Item], last: int, at: int) -> int:
         if kinds & OPENER:
             opened = True
         begin -= 1
-    return _with_subject(items, last, begin)
+    return begin
+
+
+def _first(items: list[Item], begin: int) -> int:
+    """Where the first mention's words begin: behind a statement that is complete ("unremarkable except for")."""
+    for position in range(begin - 1, -1, -1):
+        if items[position].kinds & (c.END | c.SEMICOLON | c.NORMAL) and not items[position].kinds & c.NEUTRAL:
+            return position + 1
+    return 0
 
 
 def _with_subject(items: list[Item], last: int, begin: int) -> int:
@@ -308,6 +340,10 @@ def _share_sizes(mentions: list[Mention], items: list[Item]) -> None:
         for item in items[mention.first : mention.behind]:
             if item.kinds & c.SIZE and not item.off:
                 mention.sizes.append(item)
+        if mention.count == 1 and len(mention.sizes) > 1:
+            now = [i.start for i in items[mention.first : mention.behind] if i.kinds & c.NOW]
+            if now and mention.sizes[0].start < now[-1] < mention.sizes[-1].start:
+                mention.sizes = [item for item in mention.sizes if item.start > now[-1]]
 
 
 def _share_spots(mentions: list[Mention], spots: list[Spot], items: list[Item]) -> None:

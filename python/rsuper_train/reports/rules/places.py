@@ -8,6 +8,7 @@ from rsuper_train.reports.rules.concepts import Phrases
 from rsuper_train.reports.rules.scan import MARK, Item
 
 ANATOMY = c.ORGAN | c.PART | c.SIDE | c.ELSEWHERE
+NAMES = ANATOMY | c.FINDING
 JOINTS = c.COMMA | c.AND | c.OR | c.SLASH | c.OPEN | c.CLOSE | c.DASH | c.COLON
 GLUE = JOINTS | c.PLACE | c.DEFINITE | c.ONE | c.NEUTRAL | c.ATTENUATION
 # Longer stretches of other words do not join a part and its organ.
@@ -21,13 +22,14 @@ class Spot:
     `parts` are by organ; `exact` are the numbered segments, which win over lobes. first..last are positions of items.
     """
 
-    __slots__ = ("end", "exact", "first", "last", "off", "organ", "parts", "side", "start", "weak")
+    __slots__ = ("end", "exact", "first", "last", "off", "organ", "parts", "side", "sides", "start", "weak")
 
     def __init__(self, position: int, item: Item) -> None:
         self.organ = ""
         self.parts: dict[str, tuple[str, ...]] = {}
         self.exact: tuple[str, ...] = ()
         self.side = ""
+        self.sides: list[str] = []
         self.first = self.last = position
         self.start, self.end = item.start, item.end
         self.off = item.off
@@ -62,6 +64,7 @@ class Spot:
             self.parts = {organ: tuple(dict.fromkeys(old.get(organ, ()) + item.parts[organ])) for organ in common}
         side = side_of(item.kinds)
         if side:
+            self.sides.append(side)
             self.side = side if self.side in ("", side) else "bilateral"
         self.last, self.end = position, item.end
 
@@ -81,7 +84,7 @@ def find_spots(items: list[Item]) -> list[Spot]:
         kinds = item.kinds
         if kinds & c.LESION:
             current = None
-        elif kinds & ANATOMY or (kinds & c.FINDING and _is_location(items, position)):
+        elif kinds & NAMES and (kinds & ANATOMY or _is_location(items, position)):
             if current is not None and _joins(current, item, position, items, joints):
                 current.take(item, position)
             else:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-
 from rsuper_kernels.findings import LARGEST_DIAMETER
 from rsuper_train.reports.rules import concepts as c
 from rsuper_train.reports.rules.concepts import Phrases
@@ -14,7 +12,7 @@ from rsuper_train.reports.rules.places import ANATOMY, ELSEWHERE, Spot, find_spo
 from rsuper_train.reports.rules.rows import Row, complete, same_place, same_size, same_type
 from rsuper_train.reports.rules.scan import Item, scan
 from rsuper_train.reports.rules.sentences import Sentence, split
-from rsuper_train.reports.rules.sizes import Size, find_sizes
+from rsuper_train.reports.rules.sizes import find_sizes
 from rsuper_train.reports.rules.tokens import Tokens
 
 Where = tuple[str, tuple[str, ...], str]
@@ -34,9 +32,10 @@ class Reader:
         self.oversized = False
         self._carried: Where = NOWHERE
         self._paragraph = -1
+        self._headed = False
         self._group: list[Row] = []
         self._last: list[Row] = []
-        self._sizes = _by_word(tokens, find_sizes(tokens.lowered))
+        self._sizes = find_sizes(tokens)
 
     def read(self) -> None:
         for number, sentence in enumerate(split(self.tokens, self.phrases)):
@@ -51,16 +50,23 @@ class Reader:
         kinds = 0
         for item in items:
             kinds |= item.kinds
-        if not kinds & (c.LESION | c.SIZE | c.NORMAL | c.ORGAN | c.PART | c.LARGEST | c.ANOTHER):
-            if kinds & c.PRONOUN and kinds & c.ATTENUATION:
+        if kinds & (c.ORGAN | c.PART) or sentence.heading:
+            self.spoke_of_organ = True
+        if not kinds & (c.LESION | c.NORMAL) and not (kinds & c.SIZE and (self._last or kinds & c.ATTENUATION)):
+            if kinds & c.ATTENUATION and kinds & c.PRONOUN:
                 self._look_again(items)
+            if kinds & (c.ORGAN | c.PART):
+                self.carry(find_spots(items))
             return
-        mark(items, self.tokens)
+        if kinds & (c.LESION | c.SIZE):
+            mark(items, self.tokens)
         spots = find_spots(items)
         headed = self._heading(sentence)
-        mentions = find_mentions(items, spots, self.tokens) if kinds & (c.LESION | c.LARGEST | c.ANOTHER | c.ONE) else []
-        self.spoke_of_organ = self.spoke_of_organ or bool(kinds & (c.ORGAN | c.PART)) or bool(headed)
-        Statement(self, number, sentence, items, spots, headed, mentions).read()
+        self._headed = bool(headed)
+        mentions = []
+        if kinds & (c.LESION | c.ATTENUATION) or (self._group and kinds & (c.LARGEST | c.ANOTHER | c.ONE)):
+            mentions = find_mentions(items, spots, self.tokens)
+        Statement(self, number, sentence, items, spots, kinds, headed, mentions).read()
 
     def _heading(self, sentence: Sentence) -> list[Where]:
         if not sentence.heading:
@@ -74,6 +80,16 @@ class Reader:
             if row.attenuation == UNKNOWN and looks:
                 row.attenuation = looks
 
+    def carry(self, spots: list[Spot]) -> None:
+        """Let the next sentence speak of the one organ of this one, or of none."""
+        organs = {s.settled(): s for s in spots if not s.off}
+        organs.pop("", None)
+        if len(organs) == 1:
+            organ, _, side = self.where(next(iter(organs.values())), NOWHERE)
+            self._carried = (organ, (), side)
+        elif organs:
+            self._carried = NOWHERE
+
     def where(self, spot: Spot, context: Where) -> Where:
         """The place of a spot; its organ and its side from the context where it names none."""
         organ = spot.settled()
@@ -85,22 +101,9 @@ class Reader:
         if not parts and not spot.organ and organ == context[0]:
             parts = context[1]
         side = spot.side if organ in self.phrases.paired or not organ else ""
-        if not side and organ == context[0]:
+        if not side and organ == context[0] and (self._headed or not spot.organ):
             side = context[2]
         return organ, parts, side
-
-
-def _by_word(tokens: Tokens, sizes: list[Size]) -> dict[int, tuple[Size, int]]:
-    """Sizes by their first word, with the word behind the last."""
-    by_word = {}
-    starts = tokens.starts
-    for size in sizes:
-        first = bisect_right(starts, size.start)
-        first -= 1
-        if tokens.ends[first] <= size.start:
-            first += 1  # ".8 cm" starts in a gap
-        by_word[first] = (size, bisect_right(starts, size.end - 1))
-    return by_word
 
 
 class Statement:
@@ -113,6 +116,7 @@ class Statement:
         sentence: Sentence,
         items: list[Item],
         spots: list[Spot],
+        kinds: int,
         headed: list[Where],
         mentions: list[Mention],
     ) -> None:
@@ -121,6 +125,7 @@ class Statement:
         self.sentence = sentence
         self.items = items
         self.spots = spots
+        self.kinds = kinds
         self.headed = headed
         self.mentions = mentions
         self.context = self._context()
@@ -148,6 +153,8 @@ class Statement:
                 continue
             if mention.plural and mention.count is None and self._is_advice(mention):
                 continue
+            if mention.spread and not mention.sizes and not _says_where(mention.spots):
+                continue
             places = self._places(mention, position, places if before is not None else [])
             before = mention
             if any(place[0] == ELSEWHERE for place in places):
@@ -156,7 +163,8 @@ class Statement:
             self._make_rows(mention, places)
         if not any(not mention.off for mention in self.mentions):
             self._go_on()
-        self._read_normal()
+        if self.kinds & c.NORMAL:
+            self._read_normal()
         self._carry()
         if self.made:
             self.reader._last = self.made
@@ -185,8 +193,10 @@ class Statement:
         general = [s for s in behind if s.first < mention.cut]
         if mention.plural and any(spot.settled() for spot in ahead + general):
             behind = general
+        near = [s for s in ahead if s.first >= mention.phrase]
+        subject = [s for s in ahead if s.first < mention.phrase]
         places: list[Where] = []
-        for spot in ahead + behind:
+        for spot in _agreeing(near, behind, subject):
             known = (places[0][0], (), places[0][2]) if places and places[0][0] else context
             place = self.reader.where(spot, known)
             if not place[0]:
@@ -214,7 +224,14 @@ class Statement:
             return self.context if self.context[0] == organ else (organ, (), "")
         if before:
             return before[0][0], (), before[0][2]
+        if not self.headed or not self._may_be(mention, self.headed[0][0]):
+            ahead = self._ahead(mention)
+            if ahead:
+                return self.reader.where(ahead[0], NOWHERE)
         return self.context
+
+    def _may_be(self, mention: Mention, organ: str) -> bool:
+        return all(not spot.parts or organ in spot.parts for spot in mention.spots)
 
     def _inherited(self, mention: Mention, before: list[Where]) -> list[Where]:
         """Place of the mention before in this sentence, where this one names none."""
@@ -283,7 +300,7 @@ class Statement:
         if self._one_lesion(mention):
             joined = tuple(d for item in sizes for d in item.size.diameters)[:3]  # type: ignore[union-attr]
             return [(joined, places[0])]
-        own = self._own_places(mention, places)
+        own = [None] * len(sizes) if mention.respectively else self._own_places(mention, places)
         if mention.count == 1 and not any(place is not None for place in own):
             return [(self._diameters(sizes[0]), places[0])]
         shared = places
@@ -292,7 +309,8 @@ class Statement:
             if len(parts) == len(sizes) and (mention.respectively or mention.count == len(sizes)):
                 shared = [(organ, (part,), side) for part in parts]
             if side == "bilateral" and mention.respectively:
-                shared = [(organ, parts, "right"), (organ, parts, "left")]
+                sides = next((spot.sides for spot in mention.spots if len(spot.sides) == len(sizes)), [])
+                shared = [(organ, parts, one) for one in sides] or shared
         result = []
         for index, item in enumerate(sizes):
             place = own[index] or (shared[index] if len(shared) == len(sizes) else shared[0])
@@ -318,10 +336,14 @@ class Statement:
             edges.append(joints[-1])
         edges.append(mention.behind)
         own: list[Where | None] = []
-        for low, high in zip(edges, edges[1:], strict=False):
+        for low, high, size in zip(edges, edges[1:], at, strict=False):
             spots = [s for s in self.spots if low <= s.first < high and not s.off]
+            spots.sort(key=lambda spot: spot.first < size)
             place: Where | None = None
             for spot in spots:
+                if place is not None and spot.first < size:
+                    place = self._fill(place, spot)
+                    continue
                 found = self.reader.where(spot, (places[0][0], (), places[0][2] if not spot.side else ""))
                 if found[0] and found[0] != ELSEWHERE:
                     place = found if place is None else _add([place], found, False)[0]
@@ -331,6 +353,13 @@ class Statement:
         if sum(place is not None for place in own) == 1 and len(own) > 1 and own[0] is not None:
             return [None] * len(own)
         return own
+
+    def _fill(self, place: Where, spot: Spot) -> Where:
+        """A place said behind a size, with what a place before the size adds."""
+        organ, parts, side = self.reader.where(spot, (place[0], (), ""))
+        if organ != place[0] or (place[2] and side not in ("", place[2])):
+            return place
+        return organ, place[1] or parts, place[2] or side
 
     def _diameters(self, item: Item) -> tuple[float, ...]:
         assert item.size is not None
@@ -392,7 +421,8 @@ class Statement:
                 self.made.append(free)
             elif not (mention.child and group[0].diameters and len(group) == 1 and not row.diameters):
                 row.claimed = True
-                position = self.reader.rows.index(group[0])
+                position = self.reader.rows.index(group[0] if not group[0].diameters else group[-1])
+                position += bool(group[0].diameters)
                 while position < len(self.reader.rows) and self.reader.rows[position].claimed:
                     position += 1
                 self.reader.rows.insert(position, row)
@@ -418,6 +448,10 @@ class Statement:
             return False
         if row.diameters:
             twin = next((r for r in earlier if same_size(r.diameters, row.diameters) and same_type(r, row)), None)
+            last = self.reader._last
+            if twin is None and last and last[-1].organ == UNKNOWN and not last[-1].diameters and same_type(last[-1], row):
+                twin = last[-1]
+                twin.side, twin.parts = row.side, row.parts
             if twin is None and (mention.definite or row.impression) and not mention.added:
                 recent = self.reader._last if mention.definite and not row.impression else earlier
                 twin = next(
@@ -541,13 +575,18 @@ class Statement:
             organs = {r.organ for r in self.made}
             self.reader._carried = (row.organ if row.organ != UNKNOWN and len(organs) == 1 else "", (), row.side)
             return
-        organs = {s.settled(): s for s in self.spots if s.settled() and not s.off}
-        if len(organs) == 1:
-            spot = next(iter(organs.values()))
-            organ, _, side = self.reader.where(spot, NOWHERE)
-            self.reader._carried = (organ, (), side)
-        elif organs:
-            self.reader._carried = NOWHERE
+        self.reader.carry(self.spots)
+
+
+def _agreeing(*ranked: list[Spot]) -> list[Spot]:
+    """The spots in order of rank, without the lower ones that name another organ than the higher ones."""
+    chosen: list[Spot] = []
+    named: set[str] = set()
+    for spots in ranked:
+        fit = [s for s in spots if not named or s.settled() in named or not s.settled()]
+        chosen += fit
+        named = named or {s.settled() for s in fit} - {""}
+    return chosen
 
 
 def _says_where(spots: list[Spot]) -> bool:

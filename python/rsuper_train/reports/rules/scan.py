@@ -8,11 +8,14 @@ from rsuper_train.reports.rules.concepts import (
     COLON,
     COMMA,
     DASH,
+    LEFT,
     LOW,
     NUMBER,
     OPEN,
+    ORGAN,
     PART,
     REFERENCE,
+    RIGHT,
     SEMICOLON,
     SIZE,
     SLASH,
@@ -45,6 +48,9 @@ SPECIAL = SEGMENT_WORDS | JOINED.keys() | NUMBERS.keys()
 MOST = 20
 MARKS = {",": COMMA, ";": SEMICOLON, ":": COLON, "(": OPEN, ")": CLOSE, "/": SLASH, "=": DASH, "<": SMALLER, ">": SMALLER, "?": LOW}
 MARK = Phrase()
+# Sides where an organ or a part follows: "L renal cyst".
+LETTERS = {"l": LEFT, "r": RIGHT}
+NAMES = ORGAN | PART
 
 
 class Item:
@@ -97,6 +103,9 @@ def scan(tokens: Tokens, phrases: Phrases, first: int, last: int, sizes: dict[in
                 if len(items) > known:
                     phrase = None
             if phrase is not None:
+                if phrase.kinds & NAMES and start > first and words[start - 1] in LETTERS and gaps[start - 1] == "":
+                    if not items or items[-1].end < start:
+                        items.append(Item(LETTERS[words[start - 1]], start - 1, start))
                 items.append(Item(phrase.kinds, start, index, phrase))
         elif word in SPECIAL:
             index = _special(tokens, start, last, items, sizes)

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from dataclasses import dataclass
+
+from rsuper_train.reports.rules.tokens import Tokens
 
 # Everything is bounded, so that no text makes the search slower than linear.
 NUMBER = r"(?:\d{1,4}(?:[.,]\d{1,3})?|\.\d{1,2})"
@@ -13,12 +16,17 @@ AXES = "ap|transverse|trans|trv|tr|tv|cc|si|ml|w|h|l|d|sag|axial|coronal|sagitta
 AXIS = rf"(?:\((?:{AXES})\)|(?:{AXES})\b)"
 LINK = r"(?:\s{0,2}(?:x|by|\*)\s{0,2}|\s{0,2},?\s{1,2}(?:and|or|&)\s{1,2}|,\s{1,2}|\s{0,2}-\s{0,2}|\s{1,2}to\s{1,2})"
 VALUE = rf"{NUMBER}(?:\s{{0,2}}-?{UNIT})?(?:\s{{0,2}}{AXIS})?"
-RUN = re.compile(rf"(?<![\w./])(?<!\d,){VALUE}(?:{LINK}{VALUE}){{0,8}}")
+RUN = re.compile(rf"{VALUE}(?:{LINK}{VALUE}){{0,8}}")
+# The common form: one unit at the end, and no list or range.
+SIMPLE = re.compile(
+    rf"({NUMBER})(?:\s?x\s?({NUMBER}))?(?:\s?x\s?({NUMBER}))?[ -]?({UNIT})(?!\s{{0,2}}{AXIS})(?!{LINK}{NUMBER})"
+)
 PART = re.compile(rf"({LINK})?({NUMBER})(?:\s{{0,2}}-?({UNIT}))?(?:\s{{0,2}}({AXIS}))?")
 BEFORE_NO_SIZE = re.compile(
     r"(?:segments?|segs?|images?|im|img|series|se|ser|slices?|level|bosniak|lr|category|grade|stage|type|class|number|in|on)"
     r"[\s#:.]{0,3}$"
 )
+DIGITS = frozenset("0123456789")
 MULTIPLIERS = {"m": 1.0, "c": 10.0}
 
 
@@ -33,15 +41,49 @@ class Size:
     axis: bool = False
 
 
-def find_sizes(lowered: str) -> list[Size]:
-    """All sizes of a folded text, in order."""
-    if "m" not in lowered:
-        return []
-    sizes: list[Size] = []
-    for run in RUN.finditer(lowered):
-        if "m" in run.group():
-            sizes += _read(lowered, run.start(), run.end())
-    return sizes
+def find_sizes(tokens: Tokens) -> dict[int, tuple[Size, int]]:
+    """All sizes of a text by their first word, each with the word behind its last."""
+    text, starts = tokens.lowered, tokens.starts
+    found: dict[int, tuple[Size, int]] = {}
+    behind = 0
+    for index, word in enumerate(tokens.words):
+        if word[:1] not in DIGITS or not word:
+            continue
+        start = starts[index]
+        if start < behind or not _may_begin(text, start):
+            continue
+        if text[start - 1 : start] == ".":
+            start -= 1
+        simple = SIMPLE.match(text, start)
+        if simple is not None:
+            behind = simple.end()
+            size = _simple(simple)
+            if min(size.diameters) > 0:
+                found[index] = size, bisect_left(starts, behind, index)
+            continue
+        run = RUN.match(text, start)
+        if run is None or "m" not in run.group():
+            continue
+        behind = run.end()
+        for size in _read(text, start, behind):
+            first = bisect_left(starts, size.start)
+            found[first] = (size, bisect_left(starts, size.end))
+    return found
+
+
+def _simple(match: re.Match[str]) -> Size:
+    first, second, third, unit = match.groups()
+    factor = MULTIPLIERS[unit[0]]
+    diameters = tuple(round(float(n.replace(",", ".")) * factor, 3) for n in (first, second, third) if n)
+    return Size(diameters, match.start(), match.end())
+
+
+def _may_begin(text: str, start: int) -> bool:
+    """Not behind "1/", "1," or "1."; ".8" is a number."""
+    before = text[start - 1 : start]
+    if before in (".", ","):
+        return not text[start - 2 : start - 1].isalnum() if start > 1 else True
+    return before != "/"
 
 
 @dataclass(slots=True)
@@ -118,7 +160,7 @@ def _sizes(values: list[_Value]) -> list[Size]:
             joined[-1] = Size(larger.diameters, last.start, size.end, is_range=True)
         else:
             joined.append(size)
-    return [size for size in joined if max(size.diameters) > 0]
+    return [size for size in joined if min(size.diameters) > 0]
 
 
 def _only_unit(values: list[_Value]) -> str:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from itertools import accumulate
 
 GAP = re.compile(r"([\W_]+)")
+ASCII_GAP = re.compile(r"([^a-z0-9]+)")
 DASHES = "‐‑‒–—―−"
 SPECIAL = {
     "×": "x", "✕": "x", "✖": "x", "⨯": "x", "≤": "<", "≥": ">", "⩽": "<", "⩾": ">", "•": "*", "·": "*", "●": "*",
@@ -32,7 +33,7 @@ class Tokens:
     def __init__(self, text: str) -> None:
         self.text = text
         self.lowered = fold(text)
-        parts = GAP.split(self.lowered)
+        parts = (ASCII_GAP if self.lowered.isascii() else GAP).split(self.lowered)
         offsets = list(accumulate(map(len, parts), initial=0))
         self.words = parts[0::2]
         self.gaps = list(map(_GAPS.__getitem__, parts[1::2]))
