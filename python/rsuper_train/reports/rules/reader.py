@@ -18,6 +18,8 @@ from rsuper_train.reports.rules.tokens import Tokens
 Where = tuple[str, tuple[str, ...], str]
 NOWHERE: Where = ("", (), "")
 UNKNOWN = "unknown"
+# No report speaks of a lesion again after so many others; without a bound a text of nothing but lesions takes hours.
+LOOK_BACK = 100
 
 
 class Reader:
@@ -79,6 +81,16 @@ class Reader:
         for row in self._last:
             if row.attenuation == UNKNOWN and looks:
                 row.attenuation = looks
+
+    def insert(self, row: Row, beside: Row) -> None:
+        """Put a row before the row of the group that it is one of, or behind a group's first sized row."""
+        first = max(0, len(self.rows) - LOOK_BACK)
+        position = next((at for at in range(first, len(self.rows)) if self.rows[at] is beside), len(self.rows))
+        if beside.diameters:
+            position += 1
+            while position < len(self.rows) and self.rows[position].claimed:
+                position += 1
+        self.rows.insert(position, row)
 
     def carry(self, spots: list[Spot]) -> None:
         """Let the next sentence speak of the one organ of this one, or of none."""
@@ -298,7 +310,7 @@ class Statement:
         if len(sizes) == 1:
             return [(self._diameters(sizes[0]), places[0])]
         if self._one_lesion(mention):
-            joined = tuple(d for item in sizes for d in item.size.diameters)[:3]  # type: ignore[union-attr]
+            joined = tuple(diameter for item in sizes for diameter in self._diameters(item))[:3]
             return [(joined, places[0])]
         own = [None] * len(sizes) if mention.respectively else self._own_places(mention, places)
         if mention.count == 1 and not any(place is not None for place in own):
@@ -362,18 +374,20 @@ class Statement:
         return organ, place[1] or parts, place[2] or side
 
     def _diameters(self, item: Item) -> tuple[float, ...]:
+        """Of a size; () for an impossible one, which is flagged."""
         assert item.size is not None
-        return item.size.diameters
+        if max(item.size.diameters) <= LARGEST_DIAMETER:
+            return item.size.diameters
+        self.reader.oversized = True
+        return ()
 
     def _row(self, mention: Mention, place: Where, diameters: tuple[float, ...]) -> Row:
         organ, parts, side = place
-        oversized = any(diameter > LARGEST_DIAMETER for diameter in diameters)
-        self.reader.oversized = self.reader.oversized or oversized
         return Row(
             organ=organ or UNKNOWN,
             parts=order(organ, parts, self.reader.phrases),
             side=side,
-            diameters=() if oversized else diameters,
+            diameters=diameters,
             attenuation=mention.attenuation or UNKNOWN,
             type=mention.type or "lesion",
             certainty=mention.certainty,
@@ -382,7 +396,6 @@ class Statement:
             start=self.sentence.first,
             end=self.sentence.last,
             impression=self.sentence.section == "impression",
-            oversized=oversized,
         )
 
     def _make_child(self, mention: Mention, places: list[Where]) -> None:
@@ -421,12 +434,9 @@ class Statement:
                 self.made.append(free)
             elif not (mention.child and group[0].diameters and len(group) == 1 and not row.diameters):
                 row.claimed = True
-                position = self.reader.rows.index(group[0] if not group[0].diameters else group[-1])
-                position += bool(group[0].diameters)
-                while position < len(self.reader.rows) and self.reader.rows[position].claimed:
-                    position += 1
-                self.reader.rows.insert(position, row)
-                group.append(row)
+                self.reader.insert(row, group[0])
+                if len(group) < LOOK_BACK:
+                    group.append(row)
                 self.made.append(row)
         return True
 
@@ -442,7 +452,7 @@ class Statement:
 
     def _said_before(self, mention: Mention, row: Row, rows: list[Row]) -> bool:
         earlier = [
-            r for r in self.reader.rows if r.sentence < self.number and same_place(r, row) and r not in self.made
+            r for r in self.reader.rows[-LOOK_BACK:] if r.sentence < self.number and same_place(r, row) and r not in self.made
         ]
         if not earlier:
             return False
@@ -509,8 +519,8 @@ class Statement:
                 row.diameters = self._diameters(sizes[min(index, len(sizes) - 1)])
         if sizes and not open_rows and not last[0].diameters and not last[0].count_known:
             sized = [last[0].copy(diameters=self._diameters(size), count_known=True) for size in sizes]
-            position = self.reader.rows.index(last[0])
-            self.reader.rows[position:position] = sized
+            for row in sized:
+                self.reader.insert(row, last[0])
         self.reader._look_again(self.items)
 
     # negatives

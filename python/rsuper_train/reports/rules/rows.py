@@ -26,7 +26,6 @@ class Row:
     start: int
     end: int
     impression: bool
-    oversized: bool = False
     claimed: bool = False
 
     def copy(self, **changes: object) -> Row:
@@ -68,7 +67,6 @@ def complete(row: Row, by: Row) -> None:
     row.side = row.side or by.side
     row.parts = row.parts or by.parts
     row.diameters = row.diameters or by.diameters
-    row.oversized = row.oversized or by.oversized
     if row.attenuation == "unknown":
         row.attenuation = by.attenuation
     if row.type in GENERIC and by.type not in GENERIC[:4]:
