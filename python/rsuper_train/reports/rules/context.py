@@ -31,6 +31,8 @@ def mark(items: list[Item], tokens: Tokens) -> None:
         if not kinds & TURNS:
             if kinds & ANATOMY and (landmark or origin):
                 item.off = "landmark"
+            elif kinds & c.ATTENUATION and negated:
+                item.off = "negated"
             continue
         if kinds & c.NEUTRAL:
             continue
@@ -138,6 +140,8 @@ def _why_not(items: list[Item], position: int, tokens: Tokens) -> str:
     item = items[position]
     if "<" in tokens.gaps[item.start - 1 : item.start] or ">" in tokens.gaps[item.start - 1 : item.start]:
         return "bound"
+    if position > 1 and items[position - 1].kinds & c.OPEN and items[position - 2].kinds & c.SIZE:
+        return "prior"
     following = items[position + 1] if position + 1 < len(items) else None
     before_paren = False
     for before in reversed(items[max(0, position - 5) : position]):

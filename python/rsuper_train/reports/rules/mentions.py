@@ -20,6 +20,7 @@ LINK = c.HIGH | c.LOW | c.SAME | c.OR | c.OPEN | c.SLASH | c.COLON | c.DASH
 ADJECTIVES = frozenset(
     "possible probable likely suspected questionable presumed suspicious apparent potential vague equivocal".split()
 )
+NEVER_ALONE = frozenset(("target", "index", "reference", "representative"))
 ELLIPSES = frozenset(("another", "second", "third", "fourth", "other", "one"))
 
 
@@ -154,13 +155,17 @@ def _is_same(items: list[Item], last: Mention, position: int, words: list[str]) 
         return False
     if between[link].kinds & c.OR:
         return not before.phrase.plural or item.phrase.plural
-    if link and between[link - 1].kinds & c.AND and words[between[link].start] in ADJECTIVES:
+    if link and between[link - 1].kinds & c.AND and _is_adjective(between[link], words):
         return False
     if between[link].kinds & (c.COLON | c.DASH) and (before.phrase.plural or not _is_bare(items, position)):
         return False
     if between[link].kinds & (c.HIGH | c.LOW) and link and between[link - 1].kinds & (c.ONE | c.ANOTHER | c.MANY | c.NUMBER):
         return False
     return True
+
+
+def _is_adjective(item: Item, words: list[str]) -> bool:
+    return item.end - item.start == 1 and words[item.start] in ADJECTIVES
 
 
 def _is_bare(items: list[Item], position: int) -> bool:
@@ -189,6 +194,8 @@ def _modifies(items: list[Item], position: int) -> bool:
 def _stands_alone(items: list[Item], position: int, tokens: Tokens) -> bool:
     """ "the largest measures 2 cm", "another in segment 4": no lesion is named behind."""
     item = items[position]
+    if item.kinds & c.LARGEST and tokens.words[item.start] in NEVER_ALONE:
+        return False
     if not item.kinds & c.LARGEST and tokens.words[item.start] not in ELLIPSES:
         return False
     if item.kinds & (c.AXIS | c.MEASURE):
@@ -340,10 +347,17 @@ def _share_sizes(mentions: list[Mention], items: list[Item]) -> None:
         for item in items[mention.first : mention.behind]:
             if item.kinds & c.SIZE and not item.off:
                 mention.sizes.append(item)
+        if mention.sizes and mention.sizes[0].start < items[mention.phrase].start and items[mention.phrase].kinds & OPENER:
+            mention.sizes = [s for s in mention.sizes if not _is_of_organ(items, items.index(s), mention.phrase)]
         if mention.count == 1 and len(mention.sizes) > 1:
             now = [i.start for i in items[mention.first : mention.behind] if i.kinds & c.NOW]
             if now and mention.sizes[0].start < now[-1] < mention.sizes[-1].start:
                 mention.sizes = [item for item in mention.sizes if item.start > now[-1]]
+
+
+def _is_of_organ(items: list[Item], position: int, phrase: int) -> bool:
+    """ "the right kidney, 11.4 cm, with a 13 mm cyst": a size that is said before a new noun phrase opens."""
+    return position < phrase and any(item.kinds & (c.COMMA | c.WITH | c.VERB) for item in items[position + 1 : phrase])
 
 
 def _share_spots(mentions: list[Mention], spots: list[Spot], items: list[Item]) -> None:

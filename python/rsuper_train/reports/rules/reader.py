@@ -163,7 +163,7 @@ class Statement:
                 if mention.off == "negated":
                     self._deny(mention)
                 continue
-            if mention.plural and mention.count is None and self._is_advice(mention):
+            if self._is_advice(mention):
                 continue
             if mention.spread and not mention.sizes and not _says_where(mention.spots):
                 continue
@@ -506,7 +506,7 @@ class Statement:
         kinds = 0
         for item in self.items[:4]:
             kinds |= item.kinds
-        starts = self.items and self.items[0].kinds & (c.MEASURE | c.SIZE | c.PRONOUN | c.EACH)
+        starts = self.items and self.items[0].kinds & (c.MEASURE | c.SIZE | c.PRONOUN | c.EACH | c.PRIOR | c.NOW)
         if not (kinds & c.PRONOUN or starts) or any(s.settled() not in ("", last[0].organ) for s in self.spots if not s.off):
             return
         if any(item.kinds & (c.FINDING | c.LESION) for item in self.items):
@@ -527,8 +527,9 @@ class Statement:
 
     def _deny(self, mention: Mention) -> None:
         at = mention.at
-        for item in reversed(self.items[:at]):
-            if item.kinds & c.PARTIAL:
+        for before in range(at - 1, -1, -1):
+            item = self.items[before]
+            if item.kinds & c.PARTIAL and not (before and self.items[before - 1].kinds & c.OR):
                 return
             if item.kinds & c.NEGATION:
                 break
@@ -539,7 +540,7 @@ class Statement:
                 return
         spots = [s for s in mention.spots if s.settled() != ELSEWHERE or s.first > at]
         if not spots:
-            spots = [s for s in self.spots if s.first < at and not s.off]
+            spots = self._listed(mention) or [s for s in self.spots if s.first < at and not s.off]
         named = [self.reader.where(spot, self.context) for spot in spots]
         places = [place for place in named if place[0]]
         if any(place[0] == ELSEWHERE for place in places) and len(places) == 1:
@@ -548,6 +549,15 @@ class Statement:
             implied = mention.implied
             places = [(implied, (), "")] if implied else self.headed or ([self.context] if self.context[0] else [])
         self._add_negatives(places)
+
+    def _listed(self, mention: Mention) -> list[Spot]:
+        """Places behind the last of "no nodules, masses or cysts of the spleen or pancreas"."""
+        for following in self.mentions[self.mentions.index(mention) + 1 :]:
+            if following.off != "negated":
+                return []
+            if following.spots:
+                return following.spots
+        return []
 
     def _read_normal(self) -> None:
         """ "The spleen and pancreas are unremarkable"."""

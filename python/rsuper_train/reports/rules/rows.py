@@ -69,5 +69,5 @@ def complete(row: Row, by: Row) -> None:
     row.diameters = row.diameters or by.diameters
     if row.attenuation == "unknown":
         row.attenuation = by.attenuation
-    if row.type in GENERIC and by.type not in GENERIC[:4]:
+    if row.type != by.type and row.type in GENERIC and by.type not in GENERIC[:4]:
         row.type, row.certainty = by.type, by.certainty

@@ -15,6 +15,8 @@ from rsuper_train.reports.rules.concepts import (
     SECTION,
     SECTION_IMPRESSION,
     SECTION_PAST,
+    DEFINITE,
+    VERB,
     Phrases,
 )
 from rsuper_train.reports.rules.scan import Item, scan
@@ -26,6 +28,7 @@ OPEN_ENDS = frozenset(
     "a an the of in on at to and or with without no is are was were measuring measures by for from this that which than "
     "approximately about up segment left right both into within adjacent largest".split()
 )
+TECHNICAL = frozenset("technique comparison comparisons exam examination procedure study protocol contrast dose tech comp dlp".split())
 SHORT_LINE = 45
 LONGEST = 300
 HEADING_WORDS = 7
@@ -55,8 +58,11 @@ def split(tokens: Tokens, phrases: Phrases) -> Iterator[Sentence]:
     """The sentences of a report in order; headings of sections are no sentences."""
     section, heading, paragraph = "current", [], 0
     spoken = False
+    technical = False  # a past section about the examination, which a new line may end
     for first, last, blank in _spans(tokens):
         start = first
+        if section == "past" and spoken and _begins_line(tokens, first) and (technical or _speaks_of_organ(tokens, phrases, first)):
+            section = "current"
         if blank:
             paragraph += 1
             heading = []
@@ -67,6 +73,7 @@ def split(tokens: Tokens, phrases: Phrases) -> Iterator[Sentence]:
             kinds = _kinds(items)
             if kinds & SECTION and not kinds & LESION:
                 section, spoken, heading = _section(kinds), False, _places(items)
+                technical = tokens.words[start] in TECHNICAL
                 paragraph += 1
                 start = colon + 1
                 first = start
@@ -85,6 +92,7 @@ def split(tokens: Tokens, phrases: Phrases) -> Iterator[Sentence]:
             kinds = _kinds(items)
             if kinds & SECTION:
                 section, spoken, heading = _section(kinds), False, _places(items)
+                technical = tokens.words[start] in TECHNICAL
                 paragraph += 1
             else:
                 heading = items
@@ -92,6 +100,17 @@ def split(tokens: Tokens, phrases: Phrases) -> Iterator[Sentence]:
             continue
         spoken = True
         yield Sentence(first, last, start, section, heading, paragraph)
+
+
+def _begins_line(tokens: Tokens, first: int) -> bool:
+    return first > 0 and "n" in tokens.gaps[first - 1]
+
+
+def _speaks_of_organ(tokens: Tokens, phrases: Phrases, first: int) -> bool:
+    """ "Liver 16.4 cm, ...", "The liver is ...": no more of the history."""
+    items = scan(tokens, phrases, first, min(first + 3, len(tokens.words) - 1), None)
+    names = [item for item in items if not item.kinds & DEFINITE]
+    return bool(names) and bool(names[0].kinds & (ORGAN | VERB)) and not any(item.kinds & LESION for item in items)
 
 
 def _kinds(items: list[Item]) -> int:

@@ -14,7 +14,7 @@ NUMBER = r"(?:\d{1,4}(?:[.,]\d{1,3})?|\.\d{1,2})"
 UNIT = r"(?:(?:mm|cm|millimet(?:er|re)s?|centimet(?:er|re)s?|mms|cms)(?![\w^²³]|\s?/\s?[a-z]|\s?hg\b))"
 AXES = "ap|transverse|trans|trv|tr|tv|cc|si|ml|w|h|l|d|sag|axial|coronal|sagittal|craniocaudal|anteroposterior"
 AXIS = rf"(?:\((?:{AXES})\)|(?:{AXES})\b)"
-LINK = r"(?:\s{0,2}(?:x|by|\*)\s{0,2}|\s{0,2},?\s{1,2}(?:and|or|&)\s{1,2}|,\s{1,2}|\s{0,2}-\s{0,2}|\s{1,2}to\s{1,2})"
+LINK = r"(?:\s{0,2}(?:x|by|\*)\s{0,2}|\s{0,2},?\s{1,2}(?:and|or|&)\s{1,2}|,\s{1,2}|\s{0,2}(?:-|→|->)\s{0,2}|\s{1,2}to\s{1,2})"
 VALUE = rf"{NUMBER}(?:\s{{0,2}}-?{UNIT})?(?:\s{{0,2}}{AXIS})?"
 RUN = re.compile(rf"{VALUE}(?:{LINK}{VALUE}){{0,8}}")
 # The common form: one unit at the end, and no list or range.
@@ -131,6 +131,8 @@ def _kind(link: str | None) -> str:
     word = (link or "").strip(" \n\r\t")
     if word in ("x", "by", "*"):
         return "x"
+    if word in ("→", "->"):
+        return "→"
     if word in ("-", "to", "or"):
         return "-"
     return "," if word in (",", "") else "and"
@@ -154,7 +156,9 @@ def _sizes(values: list[_Value]) -> list[Size]:
     sizes.reverse()
     joined: list[Size] = []
     for size, group in zip(sizes, groups, strict=True):
-        if joined and group[0].link == "-":
+        if joined and group[0].link == "→":
+            joined[-1] = Size(size.diameters, joined[-1].start, size.end)
+        elif joined and group[0].link == "-":
             last = joined[-1]
             larger = size if len(size.diameters) > 1 else max(size, last, key=lambda s: max(s.diameters))
             joined[-1] = Size(larger.diameters, last.start, size.end, is_range=True)
