@@ -25,12 +25,14 @@ def mark(items: list[Item], tokens: Tokens) -> None:
     comma = False  # since the negation, the history or the question began
     definite = False  # "in the", "of the" since the negation
     denied = False  # something is negated already
+    passed = False  # the landmark itself is behind us
     clause = 0
     for position, item in enumerate(items):
         kinds = item.kinds
         if not kinds & TURNS:
             if kinds & ANATOMY and (landmark or origin):
                 item.off = "landmark"
+                passed = True
             elif kinds & c.ATTENUATION and negated:
                 item.off = "negated"
             continue
@@ -68,9 +70,11 @@ def mark(items: list[Item], tokens: Tokens) -> None:
             if tokens.words[item.start] != "of":
                 landmark = origin = False
         elif kinds & c.LANDMARK:
-            landmark = True
+            landmark, passed = True, False
         if kinds & c.ORIGIN:
             origin = _is_origin(items, position)
+        if landmark and kinds & c.DEFINITE and passed:
+            landmark = False
         if kinds & c.LESION:
             if origin:
                 item.off = "origin"

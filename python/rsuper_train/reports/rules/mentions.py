@@ -65,7 +65,7 @@ class Mention:
         self.spots: list[Spot] = []
 
 
-def find_mentions(items: list[Item], spots: list[Spot], tokens: Tokens) -> list[Mention]:
+def find_mentions(items: list[Item], spots: list[Spot], tokens: Tokens, headed: bool = False) -> list[Mention]:
     """All mentions of a sentence in order, those that do not count (`off`) and other measured things among them."""
     mentions = _heads(items, tokens) or _unnamed(items)
     if not mentions:
@@ -82,7 +82,7 @@ def find_mentions(items: list[Item], spots: list[Spot], tokens: Tokens) -> list[
         _read_looks(mention, items)
         if mention.at == mention.last and items[mention.at].start and tokens.words[items[mention.at].start - 1] == "metastatic":
             mention.spread, mention.implied = True, ""
-    _share_sizes(mentions, items)
+    _share_sizes(mentions, items, headed)
     _share_spots(mentions, spots, items)
     return mentions
 
@@ -93,7 +93,9 @@ def _heads(items: list[Item], tokens: Tokens) -> list[Mention]:
         kinds = item.kinds
         if not kinds & HEADS or kinds & c.NEUTRAL:
             continue
-        if kinds & c.LESION:
+        if kinds & c.LESION and item.off == "origin":
+            continue
+        if kinds & c.LESION and not (kinds & c.FEATURE and mentions):
             last = mentions[-1] if mentions else None
             if last is not None and not last.other and _is_same(items, last, position, tokens.words):
                 last.last = position
@@ -101,6 +103,8 @@ def _heads(items: list[Item], tokens: Tokens) -> list[Mention]:
             else:
                 mentions.append(Mention(position, items))
         elif kinds & c.FINDING:
+            if mentions and not mentions[-1].off and _is_that(items, mentions[-1].last, position):
+                mentions[-1].off = "finding"
             if not item.off and not _in_place(items, position) and not _modifies(items, position):
                 mentions.append(Mention(position, items, other=True))
         elif kinds & c.FEATURE:
@@ -162,6 +166,18 @@ def _is_same(items: list[Item], last: Mention, position: int, words: list[str]) 
     if between[link].kinds & (c.HIGH | c.LOW) and link and between[link - 1].kinds & (c.ONE | c.ANOTHER | c.MANY | c.NUMBER):
         return False
     return True
+
+
+def _is_that(items: list[Item], last: int, position: int) -> bool:
+    """ "hypodensity consistent with an infarct": the lesion is no tumour."""
+    between = items[last + 1 : position]
+    if not between or items[position].off or items[position].kinds & c.PARTIAL:
+        return False
+    link = next((offset for offset in range(len(between) - 1, -1, -1) if between[offset].kinds & (c.HIGH | c.SAME)), None)
+    if link is None:
+        return False
+    allowed = c.ONE | c.DEFINITE | c.ATTENUATION | c.ORGAN | c.SIDE | c.NEUTRAL
+    return all(item.kinds & allowed for item in between[link + 1 :])
 
 
 def _is_adjective(item: Item, words: list[str]) -> bool:
@@ -325,6 +341,8 @@ def _read_looks(mention: Mention, items: list[Item]) -> None:
         kinds = item.kinds
         if kinds & c.ATTENUATION and not item.off and not _denied(items, position):
             kind = item.phrase.attenuation
+            if position + 1 < len(items) and items[position + 1].kinds & c.FINDING and items[position + 1].start == item.end:
+                continue
             if not found or (found == "mixed" and kind != "mixed" and items[position - 1].phrase.attenuation == "mixed"):
                 found = kind
         if kinds & c.LOW and not (kinds & c.PRIOR and _between_sizes(items, position)):
@@ -342,21 +360,26 @@ def _between_sizes(items: list[Item], position: int) -> bool:
     return position + 1 < len(items) and bool(items[position + 1].kinds & c.SIZE)
 
 
-def _share_sizes(mentions: list[Mention], items: list[Item]) -> None:
+def _share_sizes(mentions: list[Mention], items: list[Item], headed: bool) -> None:
     for mention in mentions:
-        for item in items[mention.first : mention.behind]:
+        for position in range(mention.first, mention.behind):
+            item = items[position]
             if item.kinds & c.SIZE and not item.off:
                 mention.sizes.append(item)
+            elif item.kinds & c.SEMICOLON and mention.sizes and mention.count == 1 and position > mention.last:
+                break
         if mention.sizes and mention.sizes[0].start < items[mention.phrase].start and items[mention.phrase].kinds & OPENER:
-            mention.sizes = [s for s in mention.sizes if not _is_of_organ(items, items.index(s), mention.phrase)]
+            mention.sizes = [s for s in mention.sizes if not _is_of_organ(items, items.index(s), mention.phrase, headed)]
         if mention.count == 1 and len(mention.sizes) > 1:
             now = [i.start for i in items[mention.first : mention.behind] if i.kinds & c.NOW]
             if now and mention.sizes[0].start < now[-1] < mention.sizes[-1].start:
                 mention.sizes = [item for item in mention.sizes if item.start > now[-1]]
 
 
-def _is_of_organ(items: list[Item], position: int, phrase: int) -> bool:
+def _is_of_organ(items: list[Item], position: int, phrase: int, headed: bool) -> bool:
     """ "the right kidney, 11.4 cm, with a 13 mm cyst": a size that is said before a new noun phrase opens."""
+    if not headed and not any(item.kinds & c.ORGAN for item in items[:position]):
+        return False
     return position < phrase and any(item.kinds & (c.COMMA | c.WITH | c.VERB) for item in items[position + 1 : phrase])
 
 

@@ -55,7 +55,7 @@ class Reader:
         if kinds & (c.ORGAN | c.PART) or sentence.heading:
             self.spoke_of_organ = True
         if not kinds & (c.LESION | c.NORMAL) and not (kinds & c.SIZE and (self._last or kinds & c.ATTENUATION)):
-            if kinds & c.ATTENUATION and kinds & c.PRONOUN:
+            if kinds & c.ATTENUATION and (kinds & c.PRONOUN or sentence.last - sentence.body < 3):
                 self._look_again(items)
             if kinds & (c.ORGAN | c.PART):
                 self.carry(find_spots(items))
@@ -67,7 +67,7 @@ class Reader:
         self._headed = bool(headed)
         mentions = []
         if kinds & (c.LESION | c.ATTENUATION) or (self._group and kinds & (c.LARGEST | c.ANOTHER | c.ONE)):
-            mentions = find_mentions(items, spots, self.tokens)
+            mentions = find_mentions(items, spots, self.tokens, bool(headed))
         Statement(self, number, sentence, items, spots, kinds, headed, mentions).read()
 
     def _heading(self, sentence: Sentence) -> list[Where]:
@@ -78,7 +78,10 @@ class Reader:
 
     def _look_again(self, items: list[Item]) -> None:
         looks = next((i.phrase.attenuation for i in items if i.kinds & c.ATTENUATION), "")
-        for row in self._last:
+        rows = self._last
+        if rows and self.tokens.words[items[0].start] in ("all", "both"):
+            rows = [row for row in self.rows[-10:] if row.organ == rows[-1].organ]
+        for row in rows:
             if row.attenuation == UNKNOWN and looks:
                 row.attenuation = looks
 
@@ -335,7 +338,8 @@ class Statement:
             return False
         first, last = mention.sizes[0], mention.sizes[-1]
         inner = [i for i in self.items if first.end <= i.start <= last.end + 2]
-        return sum(bool(i.kinds & c.AXIS) for i in inner) >= 1 and not any(i.kinds & ANATOMY for i in inner)
+        named = any(i.kinds & c.AXIS or (i.size is not None and i.size.axis) for i in inner)
+        return named and not any(i.kinds & ANATOMY for i in inner)
 
     def _own_places(self, mention: Mention, places: list[Where]) -> list[Where | None]:
         """For each of several sizes, the place that is said with it ("1.5 cm on the right and 1.2 cm on the left")."""
@@ -350,13 +354,15 @@ class Statement:
         own: list[Where | None] = []
         for low, high, size in zip(edges, edges[1:], at, strict=False):
             spots = [s for s in self.spots if low <= s.first < high and not s.off]
-            spots.sort(key=lambda spot: spot.first < size)
+            spots = [s for s in spots if s.first > size] + [s for s in reversed(spots) if s.first < size]
             place: Where | None = None
             for spot in spots:
                 if place is not None and spot.first < size:
                     place = self._fill(place, spot)
                     continue
                 found = self.reader.where(spot, (places[0][0], (), places[0][2] if not spot.side else ""))
+                if len(places) == 1 and found[0] == places[0][0] and not found[2] and places[0][2] != "bilateral":
+                    found = (*found[:2], places[0][2])
                 if found[0] and found[0] != ELSEWHERE:
                     place = found if place is None else _add([place], found, False)[0]
                 elif spot.side and places[0][0]:
@@ -386,7 +392,7 @@ class Statement:
         return Row(
             organ=organ or UNKNOWN,
             parts=order(organ, parts, self.reader.phrases),
-            side=side,
+            side=side if organ in self.reader.phrases.paired or organ in ("", UNKNOWN) else "",
             diameters=diameters,
             attenuation=mention.attenuation or UNKNOWN,
             type=mention.type or "lesion",
@@ -569,6 +575,7 @@ class Statement:
             first = position
             while first and self.items[first - 1].kinds & (
                 ANATOMY | c.COMMA | c.AND | c.OR | c.SLASH | c.DEFINITE | c.PLACE | c.COLON | c.NEUTRAL | c.DASH | c.SAME | c.VERB
+                | c.SIZE | c.MEASURE
             ):
                 first -= 1
             last = position + 1
