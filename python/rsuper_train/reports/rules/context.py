@@ -9,6 +9,10 @@ from rsuper_train.reports.rules.tokens import Tokens
 
 ANATOMY = c.ORGAN | c.PART | c.ELSEWHERE | c.SIDE
 # Behind a comma these begin something new, which an earlier "no" or "history of" does not reach.
+MONTHS = frozenset(
+    "january february march april may june july august september october november december "
+    "jan feb mar apr jun jul aug sep sept oct nov dec".split()
+)
 FRESH = c.MANY | c.ONE | c.NUMBER | c.DEFINITE | c.SIZE
 CLOSED = c.END | c.SEMICOLON | c.VERB
 # What changes the scope, or is looked at in it; anything else only passes.
@@ -152,6 +156,8 @@ def _why_not(items: list[Item], position: int, tokens: Tokens) -> str:
         kinds = before.kinds
         if item.start - before.end > 6:
             break
+        if kinds & c.DEFINITE and position > 1 and items[position - 2].kinds & c.BOUND:
+            return ""
         if kinds & (c.SMALLER | c.BOUND):
             return "bound" if item.start - before.end <= 3 else ""
         if kinds & c.OPEN:
@@ -172,11 +178,17 @@ def _why_not(items: list[Item], position: int, tokens: Tokens) -> str:
         if kinds & c.DISTANCE and near and not _is_measured(items, position):
             if tokens.words[following.start] != "from" or not _size_follows(items, position + 1):
                 return "distance"
-    if item.end < len(tokens.words) and tokens.words[item.end] == "on" and tokens.words[item.end + 1 : item.end + 2] != []:
-        word = tokens.words[item.end + 1]
-        if word.isdigit() and tokens.gaps[item.end + 1] in ("/", "-"):
-            return "prior"
-    return ""
+    return "prior" if _is_dated(tokens, item.end) else ""
+
+
+def _is_dated(tokens: Tokens, behind: int) -> bool:
+    """ "12 mm in 2019", "12 mm in March", "12 mm on 3/4"."""
+    words = tokens.words[behind : behind + 3]
+    if len(words) < 2 or words[0] not in ("in", "on") or tokens.gaps[behind - 1]:
+        return False
+    return words[1] in MONTHS or words[-1] in MONTHS or (
+        words[1].isdigit() and (len(words[1]) == 4 or tokens.gaps[behind + 1] in ("/", "-"))
+    )
 
 
 def _is_prior(cue: Item, items: list[Item], position: int, tokens: Tokens, in_parentheses: bool) -> bool:

@@ -150,6 +150,7 @@ def _is_same(items: list[Item], last: Mention, position: int, words: list[str]) 
     if link is None:
         return False
     allowed = c.ONE | c.DEFINITE | c.HIGH | c.LOW | c.SAME | c.ATTENUATION | c.NEUTRAL | c.ORGAN | c.PART | c.SIDE | c.OR
+    allowed |= c.PARTIAL
     for inner in between[link + 1 :]:
         if inner.kinds & (c.NUMBER | c.MANY | c.SIZE | c.AND) or not inner.kinds & (allowed | c.PLACE):
             return False
@@ -310,7 +311,7 @@ def _read_number(mention: Mention, items: list[Item], tokens: Tokens) -> None:
             mention.many = True
         if kinds & c.DEFINITE:
             mention.definite = True
-        if kinds & c.LARGEST or kinds & c.EXAMPLE:
+        if kinds & (c.LARGEST | c.EXAMPLE | c.BOUND):
             mention.subset = True
         if kinds & c.ANOTHER:
             mention.added = True

@@ -186,8 +186,11 @@ class Statement:
 
     def _is_advice(self, mention: Mention) -> bool:
         """ "nodules smaller than 6 mm need no follow-up"."""
-        bounded = any(i.kinds & c.SIZE and i.off == "bound" for i in self.items[mention.first : mention.behind])
-        return bounded and not mention.sizes and any(item.kinds & c.ADVICE for item in self.items)
+        if not any(item.kinds & c.ADVICE for item in self.items) or mention.sizes:
+            return False
+        if self.reader.rows and not any(spot.settled() for spot in mention.spots):
+            return True
+        return any(i.kinds & c.SIZE and i.off == "bound" for i in self.items[mention.first : mention.behind])
 
     # places
 
@@ -496,6 +499,8 @@ class Statement:
     def _explains(self, mention: Mention) -> bool:
         """ "Findings are consistent with metastasis": no lesion of its own."""
         ahead = self.items[: mention.at]
+        if self.sentence.last - self.sentence.body < 4 and self.reader._last and not mention.spots and not mention.plural:
+            return not mention.sizes and not mention.added
         return (
             any(item.kinds & c.PRONOUN for item in ahead[:3])
             and any(item.kinds & (c.HIGH | c.LOW | c.SAME) for item in ahead)

@@ -29,6 +29,7 @@ OPEN_ENDS = frozenset(
     "approximately about up segment left right both into within adjacent largest".split()
 )
 TECHNICAL = frozenset("technique comparison comparisons exam examination procedure study protocol contrast dose tech comp dlp".split())
+EXAMINATIONS = frozenset("ct cect mri mr pet tomography ultrasound scan template worksheet report".split())
 SHORT_LINE = 45
 LONGEST = 300
 HEADING_WORDS = 7
@@ -86,7 +87,7 @@ def split(tokens: Tokens, phrases: Phrases) -> Iterator[Sentence]:
                 section = "current" if section == "past" and not kinds else section
             else:
                 break
-        if start > last:
+        if start > last or (start == 0 and _is_title_line(tokens, last)):
             continue
         if last - start < 4 and (items := _lone_heading(tokens, phrases, start, last)):
             kinds = _kinds(items)
@@ -154,6 +155,12 @@ def _colon(tokens: Tokens, first: int, last: int) -> int | None:
 def _is_title(tokens: Tokens, first: int, last: int) -> bool:
     text = tokens.text[tokens.starts[first] : tokens.ends[last]]
     return text.isupper() and ":" in tokens.gaps[last]
+
+
+def _is_title_line(tokens: Tokens, last: int) -> bool:
+    """The first line names the examination: "CT ABDOMEN AND PELVIS WITH CONTRAST"."""
+    gap = tokens.gaps[last]
+    return "." not in gap and ("n" in gap or "P" in gap) and not EXAMINATIONS.isdisjoint(tokens.words[: last + 1])
 
 
 def _lone_heading(tokens: Tokens, phrases: Phrases, first: int, last: int) -> list[Item]:
