@@ -33,7 +33,8 @@ class Counts:
         return 2 * self.hits / total if total else 1.0
 
     def __str__(self) -> str:
-        return f"F1 {self.f1:.3f} (precision {self.precision:.3f}, recall {self.recall:.3f}; {self.hits} of {self.hits + self.missed})"
+        rates = f"precision {self.precision:.3f}, recall {self.recall:.3f}"
+        return f"F1 {self.f1:.3f} ({rates}; {self.hits} of {self.hits + self.missed})"
 
 
 @dataclass(slots=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Broken and absurd texts for extractors: `python -m tests.train.reports.fuzz 100000` reads that many and counts crashes."""
+"""Broken and absurd texts for extractors: `python -m tests.train.reports.fuzz 100000` counts crashes."""
 
 from __future__ import annotations
 

@@ -13,9 +13,9 @@ from rsuper_train.reports.vocabulary import Organ, Vocabulary
 
 # One bit for each thing that a phrase may be.
 CUES = (
-    "negation", "negation after", "neutral", "change", "normal", "partial", "history", "hypothetical", "end of scope", "verb", "advice", "of",
-    "prior", "current", "bound", "up to", "now", "largest", "example", "each", "respectively", "distance", "axis", "measure",
-    "reference", "landmark", "place", "origin", "high", "low", "same", "many", "another", "one", "definite", "pronoun",
+    "negation", "negation after", "neutral", "change", "normal", "partial", "history", "hypothetical", "end of scope",
+    "verb", "advice", "of",    "prior", "current", "bound", "up to", "now", "largest", "example", "each", "respectively", "distance", "axis",
+    "measure",    "reference", "landmark", "place", "origin", "high", "low", "same", "many", "another", "one", "definite", "pronoun",
     "and", "or", "with", "left", "right", "bilateral", "finding", "feature", "section past", "section current",
     "section impression",
 )  # fmt: skip
@@ -26,9 +26,23 @@ BIT = {cue: 1 << position for position, cue in enumerate(CUES)}
     REFERENCE, LANDMARK, PLACE, ORIGIN, HIGH, LOW, SAME, MANY, ANOTHER, ONE, DEFINITE, PRONOUN,
     AND, OR, WITH, LEFT, RIGHT, BILATERAL, FINDING, FEATURE, SECTION_PAST, SECTION_CURRENT, SECTION_IMPRESSION,
 ) = BIT.values()  # fmt: skip
-LESION, ORGAN, PART, ELSEWHERE, ATTENUATION, SIZE, NUMBER, COMMA, SEMICOLON, COLON, OPEN, CLOSE, SLASH, DASH, SMALLER = (
-    1 << (len(CUES) + position) for position in range(15)
-)
+(
+    LESION,
+    ORGAN,
+    PART,
+    ELSEWHERE,
+    ATTENUATION,
+    SIZE,
+    NUMBER,
+    COMMA,
+    SEMICOLON,
+    COLON,
+    OPEN,
+    CLOSE,
+    SLASH,
+    DASH,
+    SMALLER,
+) = (1 << (len(CUES) + position) for position in range(15))
 SIDE = LEFT | RIGHT | BILATERAL
 SECTION = SECTION_PAST | SECTION_CURRENT | SECTION_IMPRESSION
 
@@ -37,7 +51,9 @@ WEAK_PARTS = frozenset(
     "head neck body tail dome fundus fundal right_dome ascending descending transverse hop body pole upper_third "
     "lower_third mid_third mid_zone mid_portion midportion".replace("_", " ").split(" ")
 ) | {"right dome", "upper third", "lower third", "mid third", "mid zone", "mid portion"}
-PLURALS = frozenset("foci mets metastases disease secondaries calculi diverticula hemangiomata haemangiomata".split())
+PLURALS = frozenset(
+    ["foci", "mets", "metastases", "disease", "secondaries", "calculi", "diverticula", "hemangiomata", "haemangiomata"]
+)
 
 
 @dataclass(slots=True)
@@ -67,7 +83,7 @@ Longer = tuple[list[str], list[str], Phrase]
 
 
 class Phrases:
-    """Phrases by their first word: the word alone, and longer ones by the second word as (other words, gaps, phrase)."""
+    """Phrases by their first word: the word alone, and longer ones by their second word."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary

@@ -1,29 +1,59 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does not count in a sentence: negated, past, asked-for lesions; landmarks and origins; earlier and bounding sizes."""
+"""What does not count in a sentence: negated, past, asked-for lesions; landmarks, origins; earlier and bounding sizes."""
 
 from __future__ import annotations
 
 from rsuper_train.reports.rules import concepts as c
-from rsuper_train.reports.rules.scan import Item
-from rsuper_train.reports.rules.tokens import Tokens
+from rsuper_train.reports.rules.scan import Item, Words
 
 ANATOMY = c.ORGAN | c.PART | c.ELSEWHERE | c.SIDE
 # Behind a comma these begin something new, which an earlier "no" or "history of" does not reach.
 MONTHS = frozenset(
-    "january february march april may june july august september october november december "
-    "jan feb mar apr jun jul aug sep sept oct nov dec".split()
+    [
+        "january",
+        "february",
+        "march",
+        "april",
+        "may",
+        "june",
+        "july",
+        "august",
+        "september",
+        "october",
+        "november",
+        "december",
+        "jan",
+        "feb",
+        "mar",
+        "apr",
+        "jun",
+        "jul",
+        "aug",
+        "sep",
+        "sept",
+        "oct",
+        "nov",
+        "dec",
+    ]
 )
 FRESH = c.MANY | c.ONE | c.NUMBER | c.DEFINITE | c.SIZE
 CLOSED = c.END | c.SEMICOLON | c.VERB
 # What changes the scope, or is looked at in it; anything else only passes.
 TURNS = (
-    FRESH | CLOSED | c.NEUTRAL | c.NEGATION | c.NEGATION_AFTER | c.HISTORY | c.HYPOTHETICAL | c.CHANGE | c.COMMA | c.OPEN
-    | c.CLOSE | c.AND | c.WITH | c.PLACE | c.LANDMARK | c.ORIGIN | c.LESION | c.FINDING | c.FEATURE
+    FRESH | CLOSED | c.NEUTRAL | c.NEGATION | c.NEGATION_AFTER | c.HISTORY | c.HYPOTHETICAL | c.CHANGE | c.COMMA
+    | c.OPEN | c.CLOSE | c.AND | c.WITH | c.PLACE | c.LANDMARK | c.ORIGIN | c.LESION | c.FINDING | c.FEATURE
 )  # fmt: skip
 TRANSPARENT = c.AXIS | c.MEASURE | c.ONE | c.DEFINITE | c.PARTIAL | c.OPEN | c.PLACE
+STOPS = c.END | c.SEMICOLON
+NOT_NOW = c.HISTORY | c.HYPOTHETICAL
+PAUSES = c.COMMA | c.OPEN | c.CLOSE
+LISTS = c.COMMA | c.AND
+DOUBTS = c.HIGH | c.LOW
+NO_TUMOUR = c.FINDING | c.FEATURE
+BOUNDS = c.SMALLER | c.BOUND
 
 
-def mark(items: list[Item], tokens: Tokens) -> None:
+def mark(items: list[Item], tokens: Words) -> None:
     """Set `off` of every item that does not count."""
     negated = past = asked = landmark = origin = False
     comma = False  # since the negation, the history or the question began
@@ -48,24 +78,24 @@ def mark(items: list[Item], tokens: Tokens) -> None:
         if kinds & CLOSED:
             negated = negated and not denied and bool(kinds & c.VERB)
             past = asked = landmark = origin = False
-            if kinds & (c.END | c.SEMICOLON):
+            if kinds & STOPS:
                 clause = position
             continue
         if kinds & c.NEGATION_AFTER:
             _take_back(items, clause, position)
             if not kinds & c.HISTORY:
                 continue
-        if kinds & (c.HISTORY | c.HYPOTHETICAL):
+        if kinds & NOT_NOW:
             past, asked, comma = past or bool(kinds & c.HISTORY), asked or bool(kinds & c.HYPOTHETICAL), False
             continue
         if kinds & c.CHANGE and not denied:
             negated = False
-        if kinds & (c.COMMA | c.OPEN | c.CLOSE) or (kinds & c.AND and (negated or past)):
-            comma = comma or bool(kinds & (c.COMMA | c.AND))
+        if kinds & PAUSES or (kinds & c.AND and (negated or past)):
+            comma = comma or bool(kinds & LISTS)
             landmark = landmark and bool(kinds & c.AND)
             origin = False
             continue
-        if comma and kinds & FRESH and not kinds & (c.HIGH | c.LOW) and not _lists_on(items, position):
+        if comma and kinds & FRESH and not kinds & DOUBTS and not _lists_on(items, position):
             negated = past = asked = False
         if kinds & c.WITH:
             past = False
@@ -90,7 +120,7 @@ def mark(items: list[Item], tokens: Tokens) -> None:
             elif asked:
                 item.off = "asked"
             landmark = False
-        elif kinds & (c.FINDING | c.FEATURE):
+        elif kinds & NO_TUMOUR:
             item.off = "landmark" if landmark else "negated" if negated else ""
             denied = True
         elif kinds & ANATOMY:
@@ -143,10 +173,10 @@ def _take_back(items: list[Item], clause: int, position: int) -> None:
             break
 
 
-def _why_not(items: list[Item], position: int, tokens: Tokens) -> str:
+def _why_not(items: list[Item], position: int, tokens: Words) -> str:
     """Why a size is not a current size of something: "prior", "bound", "distance"; "" where it is."""
     item = items[position]
-    if "<" in tokens.gaps[item.start - 1 : item.start] or ">" in tokens.gaps[item.start - 1 : item.start]:
+    if item.start and tokens.gaps[item.start - 1] in ("<", ">"):
         return "bound"
     if position > 1 and items[position - 1].kinds & c.OPEN and items[position - 2].kinds & c.SIZE:
         return "prior"
@@ -158,7 +188,7 @@ def _why_not(items: list[Item], position: int, tokens: Tokens) -> str:
             break
         if kinds & c.DEFINITE and position > 1 and items[position - 2].kinds & c.BOUND:
             return ""
-        if kinds & (c.SMALLER | c.BOUND):
+        if kinds & BOUNDS:
             return "bound" if item.start - before.end <= 3 else ""
         if kinds & c.OPEN:
             before_paren = True
@@ -181,21 +211,23 @@ def _why_not(items: list[Item], position: int, tokens: Tokens) -> str:
     return "prior" if _is_dated(tokens, item.end) else ""
 
 
-def _is_dated(tokens: Tokens, behind: int) -> bool:
+def _is_dated(tokens: Words, behind: int) -> bool:
     """ "12 mm in 2019", "12 mm in March", "12 mm on 3/4"."""
     words = tokens.words[behind : behind + 3]
     if len(words) < 2 or words[0] not in ("in", "on") or tokens.gaps[behind - 1]:
         return False
-    return words[1] in MONTHS or words[-1] in MONTHS or (
-        words[1].isdigit() and (len(words[1]) == 4 or tokens.gaps[behind + 1] in ("/", "-"))
+    return (
+        words[1] in MONTHS
+        or words[-1] in MONTHS
+        or (words[1].isdigit() and (len(words[1]) == 4 or tokens.gaps[behind + 1] in ("/", "-")))
     )
 
 
-def _is_prior(cue: Item, items: list[Item], position: int, tokens: Tokens, in_parentheses: bool) -> bool:
+def _is_prior(cue: Item, items: list[Item], position: int, tokens: Words, in_parentheses: bool) -> bool:
     word = tokens.words[cue.start]
     size = items[position]
     if word in ("was", "were", "before", "last", "old", "earlier"):
-        if in_parentheses or cue.start and tokens.gaps[cue.start - 1].endswith("("):
+        if in_parentheses or (cue.start and tokens.gaps[cue.start - 1].endswith("(")):
             return True
         return _other_size(items, position)
     if word in ("vs", "versus", "from", "relative"):
@@ -207,11 +239,22 @@ def _other_size(items: list[Item], position: int) -> bool:
     return any(item.kinds & c.SIZE and item is not items[position] and not item.off for item in items)
 
 
-def _prior_behind(items: list[Item], position: int, tokens: Tokens) -> bool:
+def _prior_behind(items: list[Item], position: int, tokens: Words) -> bool:
     """ "12 mm previously", "12 mm on the prior study", not "12 mm, previously 10 mm"."""
     cue = items[position + 1]
     word = tokens.words[cue.start]
-    if tokens.gaps[items[position].end - 1] or word in ("was", "were", "from", "to", "compared", "versus", "vs", "relative", "in", "comparison"):
+    if tokens.gaps[items[position].end - 1] or word in (
+        "was",
+        "were",
+        "from",
+        "to",
+        "compared",
+        "versus",
+        "vs",
+        "relative",
+        "in",
+        "comparison",
+    ):
         return False
     if word == "as":
         return False

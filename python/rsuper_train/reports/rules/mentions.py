@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lesions that a sentence mentions, each with the words that belong to it: sizes, places, number, looks, certainty."""
+"""The lesions that a sentence mentions, each with what belongs to it: sizes, places, number, looks, certainty."""
 
 from __future__ import annotations
 
 from rsuper_train.reports.rules import concepts as c
 from rsuper_train.reports.rules.places import ANATOMY, Spot
-from rsuper_train.reports.rules.scan import Item
-from rsuper_train.reports.rules.tokens import Tokens
+from rsuper_train.reports.rules.scan import Item, Words
+import itertools
 
 GENERIC = ("lesion", "mass", "nodule", "tumour", "cyst", "metastasis")
 MODIFIER = (
@@ -18,10 +18,35 @@ OPENER = c.ONE | c.DEFINITE | c.MANY | c.NUMBER | c.ANOTHER | c.NEGATION | c.EXA
 LINK = c.HIGH | c.LOW | c.SAME | c.OR | c.OPEN | c.SLASH | c.COLON | c.DASH
 # As adjectives ("and possible cysts") these begin a lesion of its own.
 ADJECTIVES = frozenset(
-    "possible probable likely suspected questionable presumed suspicious apparent potential vague equivocal".split()
+    [
+        "possible",
+        "probable",
+        "likely",
+        "suspected",
+        "questionable",
+        "presumed",
+        "suspicious",
+        "apparent",
+        "potential",
+        "vague",
+        "equivocal",
+    ]
 )
 NEVER_ALONE = frozenset(("target", "index", "reference", "representative"))
 ELLIPSES = frozenset(("another", "second", "third", "fourth", "other", "one"))
+BEFORE_OPENER = c.OPEN | OPENER | c.HIGH | c.LOW | c.NEGATION
+IN_PHRASE = MODIFIER | c.COMMA | c.CHANGE | c.FINDING | c.PLACE
+SUBJECT = ANATOMY | c.DEFINITE | c.ONE | c.PLACE
+SAID = c.ATTENUATION | c.HIGH | c.LOW
+AFTER = c.EXAMPLE | c.LARGEST | c.UP_TO | c.EACH | c.RESPECTIVELY
+OTHERS = c.LARGEST | c.ANOTHER | c.ONE
+LOOKS = c.ATTENUATION | c.SIZE
+COMPLETE = c.END | c.SEMICOLON | c.NORMAL
+OPENING = c.COMMA | c.VERB | c.COLON | c.WITH
+BREAKS = c.AND | c.COMMA | c.SEMICOLON | c.END | c.CLOSE
+MEMBERS = c.LARGEST | c.EXAMPLE | c.BOUND
+EXAMPLES = c.EXAMPLE | c.LARGEST | c.UP_TO
+BEFORE_NOUN = c.DEFINITE | c.ONE | c.SIDE | c.ORGAN | c.ATTENUATION
 
 
 class Mention:
@@ -39,10 +64,30 @@ class Mention:
     """
 
     __slots__ = (
-        "at", "attenuation", "behind", "certainty", "child", "count", "definite", "each", "first", "implied", "last",
-        "many", "off", "other", "plural", "phrase", "respectively", "sizes", "spots", "subset", "type", "added",
+        "added",
+        "at",
+        "attenuation",
+        "behind",
+        "certainty",
+        "child",
+        "count",
         "cut",
+        "definite",
+        "each",
+        "first",
+        "implied",
+        "last",
+        "many",
+        "off",
+        "other",
+        "phrase",
+        "plural",
+        "respectively",
+        "sizes",
+        "spots",
         "spread",
+        "subset",
+        "type",
     )  # fmt: skip
 
     def __init__(self, at: int, items: list[Item], other: bool = False, child: bool = False) -> None:
@@ -65,7 +110,7 @@ class Mention:
         self.spots: list[Spot] = []
 
 
-def find_mentions(items: list[Item], spots: list[Spot], tokens: Tokens, headed: bool = False) -> list[Mention]:
+def find_mentions(items: list[Item], spots: list[Spot], tokens: Words, headed: bool = False) -> list[Mention]:
     """All mentions of a sentence in order, those that do not count (`off`) and other measured things among them."""
     mentions = _heads(items, tokens) or _unnamed(items)
     if not mentions:
@@ -80,14 +125,18 @@ def find_mentions(items: list[Item], spots: list[Spot], tokens: Tokens, headed: 
     for mention in mentions:
         _read_number(mention, items, tokens)
         _read_looks(mention, items)
-        if mention.at == mention.last and items[mention.at].start and tokens.words[items[mention.at].start - 1] == "metastatic":
+        if (
+            mention.at == mention.last
+            and items[mention.at].start
+            and tokens.words[items[mention.at].start - 1] == "metastatic"
+        ):
             mention.spread, mention.implied = True, ""
     _share_sizes(mentions, items, headed)
     _share_spots(mentions, spots, items)
     return mentions
 
 
-def _heads(items: list[Item], tokens: Tokens) -> list[Mention]:
+def _heads(items: list[Item], tokens: Words) -> list[Mention]:
     mentions: list[Mention] = []
     for position, item in enumerate(items):
         kinds = item.kinds
@@ -110,7 +159,7 @@ def _heads(items: list[Item], tokens: Tokens) -> list[Mention]:
         elif kinds & c.FEATURE:
             if position and items[position - 1].kinds & c.SIZE and items[position - 1].end >= item.start - 2:
                 mentions.append(Mention(position, items, other=True))
-        elif kinds & (c.LARGEST | c.ANOTHER | c.ONE) and _stands_alone(items, position, tokens):
+        elif kinds & OTHERS and _stands_alone(items, position, tokens):
             mentions.append(Mention(position, items, child=True))
     return mentions
 
@@ -149,7 +198,9 @@ def _is_same(items: list[Item], last: Mention, position: int, words: list[str]) 
     link = next((offset for offset in range(len(between) - 1, -1, -1) if between[offset].kinds & LINK), None)
     if link is None:
         return False
-    allowed = c.ONE | c.DEFINITE | c.HIGH | c.LOW | c.SAME | c.ATTENUATION | c.NEUTRAL | c.ORGAN | c.PART | c.SIDE | c.OR
+    allowed = (
+        c.ONE | c.DEFINITE | c.HIGH | c.LOW | c.SAME | c.ATTENUATION | c.NEUTRAL | c.ORGAN | c.PART | c.SIDE | c.OR
+    )
     allowed |= c.PARTIAL
     for inner in between[link + 1 :]:
         if inner.kinds & (c.NUMBER | c.MANY | c.SIZE | c.AND) or not inner.kinds & (allowed | c.PLACE):
@@ -164,9 +215,11 @@ def _is_same(items: list[Item], last: Mention, position: int, words: list[str]) 
         return False
     if between[link].kinds & (c.COLON | c.DASH) and (before.phrase.plural or not _is_bare(items, position)):
         return False
-    if between[link].kinds & (c.HIGH | c.LOW) and link and between[link - 1].kinds & (c.ONE | c.ANOTHER | c.MANY | c.NUMBER):
-        return False
-    return True
+    return not (
+        between[link].kinds & (c.HIGH | c.LOW)
+        and link
+        and between[link - 1].kinds & (c.ONE | c.ANOTHER | c.MANY | c.NUMBER)
+    )
 
 
 def _is_that(items: list[Item], last: int, position: int) -> bool:
@@ -174,7 +227,9 @@ def _is_that(items: list[Item], last: int, position: int) -> bool:
     between = items[last + 1 : position]
     if not between or items[position].off or items[position].kinds & c.PARTIAL:
         return False
-    link = next((offset for offset in range(len(between) - 1, -1, -1) if between[offset].kinds & (c.HIGH | c.SAME)), None)
+    link = next(
+        (offset for offset in range(len(between) - 1, -1, -1) if between[offset].kinds & (c.HIGH | c.SAME)), None
+    )
     if link is None:
         return False
     allowed = c.ONE | c.DEFINITE | c.ATTENUATION | c.ORGAN | c.SIDE | c.NEUTRAL
@@ -196,19 +251,21 @@ def _is_bare(items: list[Item], position: int) -> bool:
 
 def _in_place(items: list[Item], position: int) -> bool:
     before = position - 1
-    while before >= 0 and items[before].kinds & (c.DEFINITE | c.ONE | c.SIDE | c.ORGAN | c.ATTENUATION):
+    while before >= 0 and items[before].kinds & BEFORE_NOUN:
         before -= 1
     return before >= 0 and bool(items[before].kinds & c.PLACE)
 
 
 def _modifies(items: list[Item], position: int) -> bool:
     """ "vascular lesion", "ductal mass": a lesion directly behind."""
-    return position + 1 < len(items) and bool(items[position + 1].kinds & c.LESION) and (
-        items[position + 1].start == items[position].end
+    return (
+        position + 1 < len(items)
+        and bool(items[position + 1].kinds & c.LESION)
+        and (items[position + 1].start == items[position].end)
     )
 
 
-def _stands_alone(items: list[Item], position: int, tokens: Tokens) -> bool:
+def _stands_alone(items: list[Item], position: int, tokens: Words) -> bool:
     """ "the largest measures 2 cm", "another in segment 4": no lesion is named behind."""
     item = items[position]
     if item.kinds & c.LARGEST and tokens.words[item.start] in NEVER_ALONE:
@@ -231,9 +288,7 @@ def _stands_alone(items: list[Item], position: int, tokens: Tokens) -> bool:
             if kinds & (c.MEASURE | c.PLACE) and not kinds & c.PART:
                 measured = True
                 continue
-            if not measured and _lesion_follows(items, position + 1):
-                return False
-            return True
+            return not (not measured and _lesion_follows(items, position + 1))
         if kinds & (c.LARGEST | c.ANOTHER) and not kinds & c.NEUTRAL:
             return False
         if kinds & (c.SEMICOLON | c.AND | c.COMMA) and not measured:
@@ -259,12 +314,10 @@ def _begin(items: list[Item], last: int, at: int) -> int:
         kinds = items[begin - 1].kinds
         if kinds & c.COMMA and not opened:
             back = items[max(last + 1, begin - 5) : begin - 1]
-            looks = back and back[-1].kinds & (c.ATTENUATION | c.SIZE)
+            looks = back and back[-1].kinds & LOOKS
             if not (looks and any(item.kinds & (OPENER | c.AND) for item in back)):
                 break
-        elif not kinds & MODIFIER or kinds & (c.PLACE | c.LANDMARK) and not kinds & MODIFIER:
-            break
-        elif opened and not kinds & (c.OPEN | OPENER | c.HIGH | c.LOW | c.NEGATION):
+        elif not kinds & MODIFIER or (opened and not kinds & BEFORE_OPENER):
             break
         if kinds & OPENER:
             opened = True
@@ -275,7 +328,7 @@ def _begin(items: list[Item], last: int, at: int) -> int:
 def _first(items: list[Item], begin: int) -> int:
     """Where the first mention's words begin: behind a statement that is complete ("unremarkable except for")."""
     for position in range(begin - 1, -1, -1):
-        if items[position].kinds & (c.END | c.SEMICOLON | c.NORMAL) and not items[position].kinds & c.NEUTRAL:
+        if items[position].kinds & COMPLETE and not items[position].kinds & c.NEUTRAL:
             return position + 1
     return 0
 
@@ -283,25 +336,25 @@ def _first(items: list[Item], begin: int) -> int:
 def _with_subject(items: list[Item], last: int, begin: int) -> int:
     """Add the place that opens the clause: "and in the left kidney (there is) a mass"."""
     position = begin
-    while position - 1 > last and items[position - 1].kinds & (c.COMMA | c.VERB | c.COLON | c.WITH):
+    while position - 1 > last and items[position - 1].kinds & OPENING:
         position -= 1
     anatomy = position
-    while anatomy - 1 > last and items[anatomy - 1].kinds & (ANATOMY | c.DEFINITE | c.ONE | c.PLACE):
+    while anatomy - 1 > last and items[anatomy - 1].kinds & SUBJECT:
         anatomy -= 1
     if anatomy == position or anatomy - 1 <= last:
         return begin
     before = items[anatomy - 1].kinds
-    if before & (c.AND | c.COMMA | c.SEMICOLON | c.END | c.CLOSE):
+    if before & BREAKS:
         return anatomy
     return begin
 
 
-def _read_number(mention: Mention, items: list[Item], tokens: Tokens) -> None:
+def _read_number(mention: Mention, items: list[Item], tokens: Words) -> None:
     """Count, and how the mention stands to those before it."""
     at = mention.at
     for item in reversed(items[mention.first : at]):
         kinds = item.kinds
-        if not kinds & (MODIFIER | c.COMMA | c.CHANGE | c.FINDING | c.PLACE):
+        if not kinds & IN_PHRASE:
             break
         if kinds & c.PLACE and tokens.words[item.start] != "of":
             break
@@ -311,7 +364,7 @@ def _read_number(mention: Mention, items: list[Item], tokens: Tokens) -> None:
             mention.many = True
         if kinds & c.DEFINITE:
             mention.definite = True
-        if kinds & (c.LARGEST | c.EXAMPLE | c.BOUND):
+        if kinds & MEMBERS:
             mention.subset = True
         if kinds & c.ANOTHER:
             mention.added = True
@@ -324,7 +377,9 @@ def _read_number(mention: Mention, items: list[Item], tokens: Tokens) -> None:
         mention.plural = True
     for position in range(mention.last + 1, mention.behind):
         item = items[position]
-        if item.kinds & (c.EXAMPLE | c.LARGEST | c.UP_TO) and not item.kinds & c.AXIS:
+        if not item.kinds & AFTER:
+            continue
+        if item.kinds & EXAMPLES and not item.kinds & c.AXIS:
             mention.cut = min(mention.cut, position)
         if item.kinds & c.EACH:
             mention.each = True
@@ -340,11 +395,19 @@ def _read_looks(mention: Mention, items: list[Item]) -> None:
     for position in range(mention.first, mention.behind):
         item = items[position]
         kinds = item.kinds
+        if not kinds & SAID:
+            continue
         if kinds & c.ATTENUATION and not item.off and not _denied(items, position):
             kind = item.phrase.attenuation
-            if position + 1 < len(items) and items[position + 1].kinds & c.FINDING and items[position + 1].start == item.end:
+            if (
+                position + 1 < len(items)
+                and items[position + 1].kinds & c.FINDING
+                and items[position + 1].start == item.end
+            ):
                 continue
-            if not found or (found == "mixed" and kind != "mixed" and items[position - 1].phrase.attenuation == "mixed"):
+            if not found or (
+                found == "mixed" and kind != "mixed" and items[position - 1].phrase.attenuation == "mixed"
+            ):
                 found = kind
         if kinds & c.LOW and not (kinds & c.PRIOR and _between_sizes(items, position)):
             mention.certainty = "low"
@@ -369,8 +432,14 @@ def _share_sizes(mentions: list[Mention], items: list[Item], headed: bool) -> No
                 mention.sizes.append(item)
             elif item.kinds & c.SEMICOLON and mention.sizes and mention.count == 1 and position > mention.last:
                 break
-        if mention.sizes and mention.sizes[0].start < items[mention.phrase].start and items[mention.phrase].kinds & OPENER:
-            mention.sizes = [s for s in mention.sizes if not _is_of_organ(items, items.index(s), mention.phrase, headed)]
+        if (
+            mention.sizes
+            and mention.sizes[0].start < items[mention.phrase].start
+            and items[mention.phrase].kinds & OPENER
+        ):
+            mention.sizes = [
+                s for s in mention.sizes if not _is_of_organ(items, items.index(s), mention.phrase, headed)
+            ]
         if mention.count == 1 and len(mention.sizes) > 1:
             now = [i.start for i in items[mention.first : mention.behind] if i.kinds & c.NOW]
             if now and mention.sizes[0].start < now[-1] < mention.sizes[-1].start:
@@ -387,6 +456,6 @@ def _is_of_organ(items: list[Item], position: int, phrase: int, headed: bool) ->
 def _share_spots(mentions: list[Mention], spots: list[Spot], items: list[Item]) -> None:
     for mention in mentions:
         mention.spots = [s for s in spots if mention.first <= s.first < mention.behind and not s.off]
-    for mention, following in zip(mentions, mentions[1:], strict=False):
+    for mention, following in itertools.pairwise(mentions):
         if not mention.spots and following.other and not following.sizes:
             mention.spots = [s for s in following.spots if s.first > following.at]

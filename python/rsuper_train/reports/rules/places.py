@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The places that a sentence names: organs with their parts and sides, joined from words like "upper pole of the left kidney"."""
+"""The places that a sentence names: organs, parts and sides, joined from words like "upper pole of the left kidney"."""
 
 from __future__ import annotations
 
@@ -14,10 +14,16 @@ GLUE = JOINTS | c.PLACE | c.DEFINITE | c.ONE | c.NEUTRAL | c.ATTENUATION
 # Longer stretches of other words do not join a part and its organ.
 REACH = 5
 ELSEWHERE = "elsewhere"
+WHOLE = c.ORGAN | c.ELSEWHERE
+BEFORE_NOUN = c.DEFINITE | c.ONE | c.SIDE
+OUTSIDE = c.ELSEWHERE | c.FINDING
+LISTS = c.COMMA | c.AND | c.OR | c.SLASH
+NAMED = c.ORGAN | c.PART
+ARTICLES = c.DEFINITE | c.SIDE
 
 
 class Spot:
-    """One place: `organ` is "" where only a part or a side is named, "elsewhere" for anatomy that is no organ of the table.
+    """One place: `organ` is "" where only a part or a side is named, "elsewhere" for anatomy outside the table.
 
     `parts` are by organ; `exact` are the numbered segments, which win over lobes. first..last are positions of items.
     """
@@ -49,7 +55,7 @@ class Spot:
 
     def take(self, item: Item, position: int) -> None:
         phrase = item.phrase
-        if item.kinds & (c.ORGAN | c.ELSEWHERE) and not self.exact and item.phrase.organ not in self.parts:
+        if item.kinds & WHOLE and not self.exact and item.phrase.organ not in self.parts:
             self.parts = {}
         if item.kinds & c.ORGAN:
             self.organ = phrase.organ
@@ -102,7 +108,7 @@ def find_spots(items: list[Item]) -> list[Spot]:
 def _is_location(items: list[Item], position: int) -> bool:
     """ "in the bile duct"."""
     before = position - 1
-    while before >= 0 and items[before].kinds & (c.DEFINITE | c.ONE | c.SIDE):
+    while before >= 0 and items[before].kinds & BEFORE_NOUN:
         before -= 1
     return before >= 0 and bool(items[before].kinds & c.PLACE)
 
@@ -111,14 +117,16 @@ def _joins(spot: Spot, item: Item, position: int, items: list[Item], joints: int
     if item.start - spot.end > REACH or item.off != spot.off or spot.organ == ELSEWHERE:
         return False
     owns = _owns(items, position)
-    if item.kinds & (c.ELSEWHERE | c.FINDING) and not item.kinds & c.ORGAN:
+    if item.kinds & OUTSIDE and not item.kinds & c.ORGAN:
         return owns and not spot.organ and not spot.exact
-    listed = joints & (c.COMMA | c.AND | c.OR | c.SLASH)
+    listed = joints & LISTS
     if item.kinds & c.ORGAN:
         organ = item.phrase.organ
         if spot.organ:
             return spot.organ == organ and not listed
-        return (not spot.parts or organ in spot.parts or (owns and not spot.exact)) and not (spot.side and not spot.parts and joints & c.COMMA)
+        return (not spot.parts or organ in spot.parts or (owns and not spot.exact)) and not (
+            spot.side and not spot.parts and joints & c.COMMA
+        )
     if item.parts:
         if listed and spot.organ + spot.side and _names_more(items, position):
             return False
@@ -128,7 +136,7 @@ def _joins(spot: Spot, item: Item, position: int, items: list[Item], joints: int
             return any(organ in spot.parts for organ in item.parts)
         return not listed or not spot.side
     following = items[position + 1].kinds if position + 1 < len(items) else 0
-    if (spot.organ or spot.parts) and (listed or spot.side) and following & (c.ORGAN | c.PART):
+    if (spot.organ or spot.parts) and (listed or spot.side) and following & NAMED:
         return False
     if not spot.side:
         return True
@@ -138,7 +146,7 @@ def _joins(spot: Spot, item: Item, position: int, items: list[Item], joints: int
 def _owns(items: list[Item], position: int) -> bool:
     """ "left lobe of the prostate": the part is that of this anatomy, whatever it would be of otherwise."""
     before = position - 1
-    while before >= 0 and items[before].kinds & (c.DEFINITE | c.SIDE):
+    while before >= 0 and items[before].kinds & ARTICLES:
         before -= 1
     return before >= 0 and bool(items[before].kinds & c.OF)
 

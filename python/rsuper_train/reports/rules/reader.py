@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the sentences of one report in order, with what each inherits from its heading and from the sentences before."""
+"""Reads the sentences of one report in order, with what each inherits from its heading and those before."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from rsuper_train.reports.rules.context import mark
 from rsuper_train.reports.rules.mentions import GENERIC, Mention, find_mentions
 from rsuper_train.reports.rules.places import ANATOMY, ELSEWHERE, Spot, find_spots, order
 from rsuper_train.reports.rules.rows import Row, complete, same_place, same_size, same_type
-from rsuper_train.reports.rules.scan import Item, scan
+from rsuper_train.reports.rules.scan import Item, Words, scan
 from rsuper_train.reports.rules.sentences import Sentence, split
 from rsuper_train.reports.rules.sizes import find_sizes
 from rsuper_train.reports.rules.tokens import Tokens
+import itertools
 
 Where = tuple[str, tuple[str, ...], str]
 NOWHERE: Where = ("", (), "")
@@ -22,12 +23,46 @@ UNKNOWN = "unknown"
 LOOK_BACK = 100
 
 
+WHERE = c.ORGAN | c.PART
+STATED = c.LESION | c.NORMAL
+# Sentences whose parse is kept, and how long they may be; what a report says twice is short.
+REMEMBERED = 8192
+LONGEST_REMEMBERED = 300
+Key = tuple[str, bool]
+
+
+class Parse:
+    """All of a sentence that depends on nothing but its words."""
+
+    __slots__ = ("items", "kinds", "mentions", "spots", "words")
+
+    def __init__(self, tokens: Tokens, phrases: Phrases, first: int, last: int, headed: bool) -> None:
+        items = scan(tokens, phrases, first, last, find_sizes(tokens, first, last))
+        kinds = 0
+        for item in items:
+            kinds |= item.kinds
+            item.start -= first
+            item.end -= first
+        self.items = items
+        self.kinds = kinds
+        self.words = Words(tokens.words[first : last + 1], tokens.gaps[first : last + 1])
+        self.spots: list[Spot] = []
+        self.mentions: list[Mention] = []
+        if kinds & (c.LESION | c.SIZE):
+            mark(items, self.words)
+        if kinds & (ANATOMY | c.FINDING):
+            self.spots = find_spots(items)
+        if kinds & (c.LESION | c.ATTENUATION) or (kinds & c.SIZE and kinds & (c.LARGEST | c.ANOTHER | c.ONE)):
+            self.mentions = find_mentions(items, self.spots, self.words, headed)
+
+
 class Reader:
     """State while one report is read; `rows` and `negatives` are what it has said so far."""
 
-    def __init__(self, tokens: Tokens, phrases: Phrases) -> None:
+    def __init__(self, tokens: Tokens, phrases: Phrases, parses: dict[Key, Parse]) -> None:
         self.tokens = tokens
         self.phrases = phrases
+        self._parses = parses
         self.rows: list[Row] = []
         self.negatives: list[Where] = []
         self.spoke_of_organ = False
@@ -37,7 +72,6 @@ class Reader:
         self._headed = False
         self._group: list[Row] = []
         self._last: list[Row] = []
-        self._sizes = find_sizes(tokens)
 
     def read(self) -> None:
         for number, sentence in enumerate(split(self.tokens, self.phrases)):
@@ -48,27 +82,33 @@ class Reader:
         if sentence.paragraph != self._paragraph:
             self._carried, self._paragraph = NOWHERE, sentence.paragraph
             self._last = self._group = []
-        items = scan(self.tokens, self.phrases, sentence.body, sentence.last, self._sizes)
-        kinds = 0
-        for item in items:
-            kinds |= item.kinds
-        if kinds & (c.ORGAN | c.PART) or sentence.heading:
-            self.spoke_of_organ = True
-        if not kinds & (c.LESION | c.NORMAL) and not (kinds & c.SIZE and (self._last or kinds & c.ATTENUATION)):
-            if kinds & c.ATTENUATION and (kinds & c.PRONOUN or sentence.last - sentence.body < 3):
-                self._look_again(items)
-            if kinds & (c.ORGAN | c.PART):
-                self.carry(find_spots(items))
-            return
-        if kinds & (c.LESION | c.SIZE):
-            mark(items, self.tokens)
-        spots = find_spots(items)
         headed = self._heading(sentence)
+        parse = self._parse(sentence, bool(headed))
+        kinds = parse.kinds
+        if kinds & WHERE or sentence.heading:
+            self.spoke_of_organ = True
+        if not kinds & STATED and not (kinds & c.SIZE and (self._last or kinds & c.ATTENUATION)):
+            if kinds & c.ATTENUATION and (kinds & c.PRONOUN or sentence.last - sentence.body < 3):
+                self.look_again(parse)
+            if kinds & WHERE:
+                self.carry(parse.spots)
+            return
         self._headed = bool(headed)
-        mentions = []
-        if kinds & (c.LESION | c.ATTENUATION) or (self._group and kinds & (c.LARGEST | c.ANOTHER | c.ONE)):
-            mentions = find_mentions(items, spots, self.tokens, bool(headed))
-        Statement(self, number, sentence, items, spots, kinds, headed, mentions).read()
+        Statement(self, number, sentence, parse, headed).read()
+
+    def _parse(self, sentence: Sentence, headed: bool) -> Parse:
+        """The concepts of a sentence; reports repeat theirs word by word, so parses are remembered."""
+        tokens = self.tokens
+        first, last = sentence.body, sentence.last
+        key = tokens.lowered[tokens.starts[first] : tokens.ends[last]], headed
+        parse = self._parses.get(key)
+        if parse is None:
+            parse = Parse(tokens, self.phrases, first, last, headed)
+            if len(self._parses) >= REMEMBERED:
+                self._parses.clear()
+            if len(key[0]) <= LONGEST_REMEMBERED:
+                self._parses[key] = parse
+        return parse
 
     def _heading(self, sentence: Sentence) -> list[Where]:
         if not sentence.heading:
@@ -76,10 +116,11 @@ class Reader:
         spots = find_spots(sentence.heading)
         return [self.where(spot, NOWHERE) for spot in spots if spot.settled()]
 
-    def _look_again(self, items: list[Item]) -> None:
-        looks = next((i.phrase.attenuation for i in items if i.kinds & c.ATTENUATION), "")
+    def look_again(self, parse: Parse) -> None:
+        """Give the last rows the attenuation that a sentence adds ("It is hypodense.")."""
+        looks = next((i.phrase.attenuation for i in parse.items if i.kinds & c.ATTENUATION), "")
         rows = self._last
-        if rows and self.tokens.words[items[0].start] in ("all", "both"):
+        if rows and parse.words.words[0] in ("all", "both"):
             rows = [row for row in self.rows[-10:] if row.organ == rows[-1].organ]
         for row in rows:
             if row.attenuation == UNKNOWN and looks:
@@ -129,20 +170,18 @@ class Statement:
         reader: Reader,
         number: int,
         sentence: Sentence,
-        items: list[Item],
-        spots: list[Spot],
-        kinds: int,
+        parse: Parse,
         headed: list[Where],
-        mentions: list[Mention],
     ) -> None:
         self.reader = reader
         self.number = number
         self.sentence = sentence
-        self.items = items
-        self.spots = spots
-        self.kinds = kinds
+        self.parse = parse
+        self.items = parse.items
+        self.spots = parse.spots
+        self.kinds = parse.kinds
+        self.mentions = parse.mentions
         self.headed = headed
-        self.mentions = mentions
         self.context = self._context()
         self.made: list[Row] = []
 
@@ -271,7 +310,11 @@ class Statement:
         mention = self.mentions[position]
         for following in self.mentions[position + 1 :]:
             between = self.items[mention.last + 1 : following.at]
-            if following.other or following.child or any(i.kinds & (c.SIZE | c.SEMICOLON | c.VERB | c.PLACE) for i in between):
+            if (
+                following.other
+                or following.child
+                or any(i.kinds & (c.SIZE | c.SEMICOLON | c.VERB | c.PLACE) for i in between)
+            ):
                 return []
             if _says_where(following.spots):
                 return [s for s in following.spots if s.first > following.at or not mention.spots]
@@ -291,8 +334,11 @@ class Statement:
             missing = mention.count - len(rows)
             spread = self._spread(places, missing) if missing > 0 and not rows else [places[0]] * max(missing, 0)
             rows += [self._row(mention, place, ()) for place in spread]
-        elif mention.many or not rows or len(rows) == 1 or any(
-            i.kinds & (c.UP_TO | c.LARGEST) for i in self.items[mention.first : mention.behind]
+        elif (
+            mention.many
+            or not rows
+            or len(rows) == 1
+            or any(i.kinds & (c.UP_TO | c.LARGEST) for i in self.items[mention.first : mention.behind])
         ):
             for place in places:
                 row = self._row(mention, place, ())
@@ -349,7 +395,7 @@ class Statement:
         sizes = mention.sizes
         at = [self.items.index(item) for item in sizes]
         edges = [mention.last if mention.last < at[0] else mention.first]
-        for one, other in zip(at, at[1:], strict=False):
+        for one, other in itertools.pairwise(at):
             joints = [p for p in range(one + 1, other) if self.items[p].kinds & (c.AND | c.SEMICOLON)]
             joints = joints or [p for p in range(one + 1, other) if self.items[p].kinds & c.COMMA] or [one]
             edges.append(joints[-1])
@@ -431,7 +477,9 @@ class Statement:
                 row.type, row.certainty = group[0].type, group[0].certainty
             if row.attenuation == UNKNOWN:
                 row.attenuation = group[0].attenuation
-            twin = next((r for r in group if r.diameters and same_size(r.diameters, row.diameters) and not r.claimed), None)
+            twin = next(
+                (r for r in group if r.diameters and same_size(r.diameters, row.diameters) and not r.claimed), None
+            )
             free = twin or next((r for r in group if r.count_known and not r.diameters and not r.claimed), None)
             if free is not None:
                 free.diameters = free.diameters or row.diameters
@@ -461,20 +509,33 @@ class Statement:
 
     def _said_before(self, mention: Mention, row: Row, rows: list[Row]) -> bool:
         earlier = [
-            r for r in self.reader.rows[-LOOK_BACK:] if r.sentence < self.number and same_place(r, row) and r not in self.made
+            r
+            for r in self.reader.rows[-LOOK_BACK:]
+            if r.sentence < self.number and same_place(r, row) and r not in self.made
         ]
         if not earlier:
             return False
         if row.diameters:
             twin = next((r for r in earlier if same_size(r.diameters, row.diameters) and same_type(r, row)), None)
             last = self.reader._last
-            if twin is None and last and last[-1].organ == UNKNOWN and not last[-1].diameters and same_type(last[-1], row):
+            if (
+                twin is None
+                and last
+                and last[-1].organ == UNKNOWN
+                and not last[-1].diameters
+                and same_type(last[-1], row)
+            ):
                 twin = last[-1]
                 twin.side, twin.parts = row.side, row.parts
             if twin is None and (mention.definite or row.impression) and not mention.added:
                 recent = self.reader._last if mention.definite and not row.impression else earlier
                 twin = next(
-                    (r for r in recent if not r.diameters and r.count_known and same_place(r, row) and same_type(r, row)), None
+                    (
+                        r
+                        for r in recent
+                        if not r.diameters and r.count_known and same_place(r, row) and same_type(r, row)
+                    ),
+                    None,
                 )
             if twin is None or mention.added:
                 return False
@@ -484,7 +545,12 @@ class Statement:
         if mention.added and not row.impression:
             return False
         if row.impression or mention.definite or self._explains(mention):
-            fit = [r for r in earlier if same_type(r, row) and (row.impression or r.type == row.type or mention.definite or self._explains(mention))]
+            fit = [
+                r
+                for r in earlier
+                if same_type(r, row)
+                and (row.impression or r.type == row.type or mention.definite or self._explains(mention))
+            ]
             if row.organ == UNKNOWN or not row.count_known or row.impression:
                 pool = fit
             else:
@@ -499,7 +565,12 @@ class Statement:
     def _explains(self, mention: Mention) -> bool:
         """ "Findings are consistent with metastasis": no lesion of its own."""
         ahead = self.items[: mention.at]
-        if self.sentence.last - self.sentence.body < 4 and self.reader._last and not mention.spots and not mention.plural:
+        if (
+            self.sentence.last - self.sentence.body < 4
+            and self.reader._last
+            and not mention.spots
+            and not mention.plural
+        ):
             return not mention.sizes and not mention.added
         return (
             any(item.kinds & c.PRONOUN for item in ahead[:3])
@@ -518,7 +589,9 @@ class Statement:
         for item in self.items[:4]:
             kinds |= item.kinds
         starts = self.items and self.items[0].kinds & (c.MEASURE | c.SIZE | c.PRONOUN | c.EACH | c.PRIOR | c.NOW)
-        if not (kinds & c.PRONOUN or starts) or any(s.settled() not in ("", last[0].organ) for s in self.spots if not s.off):
+        if not (kinds & c.PRONOUN or starts) or any(
+            s.settled() not in ("", last[0].organ) for s in self.spots if not s.off
+        ):
             return
         if any(item.kinds & (c.FINDING | c.LESION) for item in self.items):
             return
@@ -532,7 +605,7 @@ class Statement:
             sized = [last[0].copy(diameters=self._diameters(size), count_known=True) for size in sizes]
             for row in sized:
                 self.reader.insert(row, last[0])
-        self.reader._look_again(self.items)
+        self.reader.look_again(self.parse)
 
     # negatives
 
@@ -579,8 +652,20 @@ class Statement:
                 continue
             first = position
             while first and self.items[first - 1].kinds & (
-                ANATOMY | c.COMMA | c.AND | c.OR | c.SLASH | c.DEFINITE | c.PLACE | c.COLON | c.NEUTRAL | c.DASH | c.SAME | c.VERB
-                | c.SIZE | c.MEASURE
+                ANATOMY
+                | c.COMMA
+                | c.AND
+                | c.OR
+                | c.SLASH
+                | c.DEFINITE
+                | c.PLACE
+                | c.COLON
+                | c.NEUTRAL
+                | c.DASH
+                | c.SAME
+                | c.VERB
+                | c.SIZE
+                | c.MEASURE
             ):
                 first -= 1
             last = position + 1

@@ -31,7 +31,11 @@ ROMAN = {"i": 1, "ii": 2, "iii": 3, "iv": 4, "v": 5, "vi": 6, "vii": 7, "viii": 
 SEGMENTS = {
     form: number
     for roman, number in ROMAN.items()
-    for form in (roman, str(number), *(f"{name}{half}" for name in (roman, str(number)) for half in "ab" if number == 4))
+    for form in (
+        roman,
+        str(number),
+        *(f"{name}{half}" for name in (roman, str(number)) for half in "ab" if number == 4),
+    )
 }
 # "seg7", "s7"; "s1" is the first sacral vertebra
 JOINED = {
@@ -46,11 +50,32 @@ NUMBERS = {
 }  # fmt: skip
 SPECIAL = SEGMENT_WORDS | JOINED.keys() | NUMBERS.keys()
 MOST = 20
-MARKS = {",": COMMA, ";": SEMICOLON, ":": COLON, "(": OPEN, ")": CLOSE, "/": SLASH, "=": DASH, "<": SMALLER, ">": SMALLER, "?": LOW}
+MARKS = {
+    ",": COMMA,
+    ";": SEMICOLON,
+    ":": COLON,
+    "(": OPEN,
+    ")": CLOSE,
+    "/": SLASH,
+    "=": DASH,
+    "<": SMALLER,
+    ">": SMALLER,
+    "?": LOW,
+}
 MARK = Phrase()
 # Sides where an organ or a part follows: "L renal cyst".
 LETTERS = {"l": LEFT, "r": RIGHT}
 NAMES = ORGAN | PART
+
+
+class Words:
+    """The words of one sentence and the gaps behind them; items of the sentence count from its first word."""
+
+    __slots__ = ("gaps", "words")
+
+    def __init__(self, words: list[str], gaps: list[str]) -> None:
+        self.words = words
+        self.gaps = gaps
 
 
 class Item:
@@ -60,7 +85,9 @@ class Item:
     (it is negated, history, a landmark, ...), "" where it does.
     """
 
-    __slots__ = ("end", "kinds", "number", "off", "parts", "phrase", "size", "start")
+    number = 0
+    size: Size | None = None
+    off = ""
 
     def __init__(self, kinds: int, start: int, end: int, phrase: Phrase = MARK) -> None:
         self.kinds = kinds
@@ -68,12 +95,11 @@ class Item:
         self.end = end
         self.phrase = phrase
         self.parts = phrase.parts
-        self.number = 0
-        self.size: Size | None = None
-        self.off = ""
 
 
-def scan(tokens: Tokens, phrases: Phrases, first: int, last: int, sizes: dict[int, tuple[Size, int]] | None) -> list[Item]:
+def scan(
+    tokens: Tokens, phrases: Phrases, first: int, last: int, sizes: dict[int, tuple[Size, int]] | None
+) -> list[Item]:
     """Concepts of the words first..last (inclusive); `sizes` are by their first word, with the word behind."""
     words, gaps, get = tokens.words, tokens.gaps, phrases.by_first.get
     sizes = sizes or {}
@@ -146,11 +172,9 @@ def _number(items: list[Item], start: int, number: int) -> None:
         items.append(item)
 
 
-def _segments(
-    tokens: Tokens, start: int, last: int, items: list[Item], sizes: dict[int, tuple[Size, int]]
-) -> int:
+def _segments(tokens: Tokens, start: int, last: int, items: list[Item], sizes: dict[int, tuple[Size, int]]) -> int:
     """Append the segments named from here on ("segments II-IV, VI and 7"); return the word behind them."""
-    words, gaps = tokens.words, tokens.gaps
+    words, _gaps = tokens.words, tokens.gaps
     word = words[start]
     found: list[int] = []
     index = start

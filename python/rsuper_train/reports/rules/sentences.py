@@ -7,29 +7,112 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rsuper_train.reports.rules.concepts import (
-    LESION,
-    ORGAN,
+    DEFINITE,
     ELSEWHERE,
     FINDING,
+    LESION,
+    ORGAN,
     PART,
     SECTION,
     SECTION_IMPRESSION,
     SECTION_PAST,
-    DEFINITE,
     VERB,
     Phrases,
 )
 from rsuper_train.reports.rules.scan import Item, scan
 from rsuper_train.reports.rules.tokens import Tokens
 
-ABBREVIATIONS = frozenset("dr drs mr mrs ms prof approx vs fig cf ca resp incl st e i g eg ie al ser im img pt neg".split())
+ABBREVIATIONS = frozenset(
+    [
+        "dr",
+        "drs",
+        "mr",
+        "mrs",
+        "ms",
+        "prof",
+        "approx",
+        "vs",
+        "fig",
+        "cf",
+        "ca",
+        "resp",
+        "incl",
+        "st",
+        "e",
+        "i",
+        "g",
+        "eg",
+        "ie",
+        "al",
+        "ser",
+        "im",
+        "img",
+        "pt",
+        "neg",
+    ]
+)
 # A line that ends in one of these goes on in the next line.
 OPEN_ENDS = frozenset(
-    "a an the of in on at to and or with without no is are was were measuring measures by for from this that which than "
-    "approximately about up segment left right both into within adjacent largest".split()
+    [
+        "a",
+        "an",
+        "the",
+        "of",
+        "in",
+        "on",
+        "at",
+        "to",
+        "and",
+        "or",
+        "with",
+        "without",
+        "no",
+        "is",
+        "are",
+        "was",
+        "were",
+        "measuring",
+        "measures",
+        "by",
+        "for",
+        "from",
+        "this",
+        "that",
+        "which",
+        "than",
+        "approximately",
+        "about",
+        "up",
+        "segment",
+        "left",
+        "right",
+        "both",
+        "into",
+        "within",
+        "adjacent",
+        "largest",
+    ]
 )
-TECHNICAL = frozenset("technique comparison comparisons exam examination procedure study protocol contrast dose tech comp dlp".split())
-EXAMINATIONS = frozenset("ct cect mri mr pet tomography ultrasound scan template worksheet report".split())
+TECHNICAL = frozenset(
+    [
+        "technique",
+        "comparison",
+        "comparisons",
+        "exam",
+        "examination",
+        "procedure",
+        "study",
+        "protocol",
+        "contrast",
+        "dose",
+        "tech",
+        "comp",
+        "dlp",
+    ]
+)
+EXAMINATIONS = frozenset(
+    ["ct", "cect", "mri", "mr", "pet", "tomography", "ultrasound", "scan", "template", "worksheet", "report"]
+)
 SHORT_LINE = 45
 LONGEST = 300
 HEADING_WORDS = 7
@@ -62,7 +145,12 @@ def split(tokens: Tokens, phrases: Phrases) -> Iterator[Sentence]:
     technical = False  # a past section about the examination, which a new line may end
     for first, last, blank in _spans(tokens):
         start = first
-        if section == "past" and spoken and _begins_line(tokens, first) and (technical or _speaks_of_organ(tokens, phrases, first)):
+        if (
+            section == "past"
+            and spoken
+            and _begins_line(tokens, first)
+            and (technical or _speaks_of_organ(tokens, phrases, first))
+        ):
             section = "current"
         if blank:
             paragraph += 1
@@ -230,7 +318,9 @@ def _ends_sentence(tokens: Tokens, first: int, index: int) -> bool:
     gap = tokens.text[tokens.ends[index] : behind]
     following = tokens.text[behind]
     if len(gap) == 1:
-        return len(word) > 1 and word.isalpha() and following.isupper() and tokens.text[behind + 1 : behind + 2].islower()
+        return (
+            len(word) > 1 and word.isalpha() and following.isupper() and tokens.text[behind + 1 : behind + 2].islower()
+        )
     if index == first and word.isdigit():
         return False
     if gap[0].isspace():
@@ -245,7 +335,7 @@ def _ends_line(tokens: Tokens, index: int, line: int) -> bool:
     if index + 1 >= len(tokens.words) or not tokens.words[index + 1]:
         return True
     if gap not in ("n", "-n"):
-        return gap[0] not in ",(/"  or "*" in gap
+        return gap[0] not in ",(/" or "*" in gap
     if tokens.words[index] in OPEN_ENDS:
         return False
     behind = tokens.starts[index + 1]
@@ -255,8 +345,10 @@ def _ends_line(tokens: Tokens, index: int, line: int) -> bool:
     length = tokens.ends[index] - tokens.starts[line]
     if following.isupper():
         return True
-    if following.isdigit():
-        if tokens.text[tokens.ends[index + 1] : tokens.ends[index + 1] + 2] in (". ", ") ") and len(tokens.words[index + 1]) < 3:
-            return True
+    if following.isdigit() and (
+        tokens.text[tokens.ends[index + 1] : tokens.ends[index + 1] + 2] in (". ", ") ")
+        and len(tokens.words[index + 1]) < 3
+    ):
+        return True
     colon = _colon(tokens, index + 1, min(index + 4, len(tokens.words) - 1))
     return colon is not None or length < SHORT_LINE

@@ -41,12 +41,12 @@ class Size:
     axis: bool = False
 
 
-def find_sizes(tokens: Tokens) -> dict[int, tuple[Size, int]]:
-    """All sizes of a text by their first word, each with the word behind its last."""
+def find_sizes(tokens: Tokens, first: int, last: int) -> dict[int, tuple[Size, int]]:
+    """The sizes among the words first..last by their first word, each with the word behind its last."""
     text, starts = tokens.lowered, tokens.starts
     found: dict[int, tuple[Size, int]] = {}
     behind = 0
-    for index, word in enumerate(tokens.words):
+    for index, word in enumerate(tokens.words[first : last + 1], first):
         if word[:1] not in DIGITS or not word:
             continue
         start = starts[index]
@@ -66,8 +66,7 @@ def find_sizes(tokens: Tokens) -> dict[int, tuple[Size, int]]:
             continue
         behind = run.end()
         for size in _read(text, start, behind):
-            first = bisect_left(starts, size.start)
-            found[first] = (size, bisect_left(starts, size.end))
+            found[bisect_left(starts, size.start)] = (size, bisect_left(starts, size.end))
     return found
 
 
