@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -12,10 +13,13 @@ import torch
 from rsuper_kernels import Findings
 from rsuper_train.anatomy import ORGAN_LABELS
 from rsuper_train.phantom import Case
-from rsuper_train.reports import read_report, to_findings
+from rsuper_train.reports.findings import to_findings
+from rsuper_train.reports.masks import LabelSet
+from rsuper_train.reports.rules import RulesExtractor
 
 PATCH = (24, 72, 104)
 """Voxels of the window around the organs that the network sees, (D, H, W)."""
+LABELS = LabelSet("organs", ORGAN_LABELS)
 HU_SCALE = 40.0
 """HU that count as one unit of network input."""
 
@@ -52,7 +56,12 @@ def prepare(case: Case) -> Sample:
 
 def read_findings(report: str) -> Findings:
     """Findings of one sample with the single channel "lesion", read from the report's text by rules."""
-    return to_findings(read_report(report))
+    return to_findings([_extractor().extract("sample", report)], LABELS, channels=("lesion",)).findings
+
+
+@cache
+def _extractor() -> RulesExtractor:
+    return RulesExtractor()
 
 
 def relative_ct(ct: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The embedded extractor: rules for radiologists' English, driven by the vocabulary; no model, no network."""
+
+from __future__ import annotations
+
+from rsuper_train.reports.rules.concepts import Phrases
+from rsuper_train.reports.rules.reader import Key, Parse, Reader, Where
+from rsuper_train.reports.rules.rows import Row
+from rsuper_train.reports.rules.tokens import Tokens
+from rsuper_train.reports.schema import Place, Report, Tumour, hash_text
+from rsuper_train.reports.vocabulary import Vocabulary, load_vocabulary
+
+# The flags, in the order in which they are given.
+NO_TEXT = "no text"
+BINARY = "control characters"
+NOT_ENGLISH = "not English?"
+NO_ORGAN = "no sentence about an organ"
+OVERSIZED = "size above 500 mm"
+
+ENOUGH_WORDS = 12
+ENGLISH = frozenset(
+    [
+        "the",
+        "of",
+        "and",
+        "in",
+        "is",
+        "no",
+        "with",
+        "are",
+        "for",
+        "to",
+        "a",
+        "or",
+        "on",
+        "there",
+        "was",
+        "this",
+        "within",
+        "without",
+        "has",
+        "not",
+        "be",
+        "as",
+        "at",
+    ]
+)
+
+
+class RulesExtractor:
+    """Reads a report by rules; see README.md beside this file for what they know and what they do not.
+
+    Args:
+        vocabulary: the words of reports; the package's own where None.
+    """
+
+    name = "rules"
+
+    def __init__(self, vocabulary: Vocabulary | None = None) -> None:
+        self._phrases = Phrases(vocabulary or load_vocabulary())
+        self._parses: dict[Key, Parse] = {}
+        self._english = ENGLISH | self._phrases.words
+
+    def extract(self, id: str, text: str) -> Report:
+        """The tumours, negatives and flags of one report; any string is read, none is refused.
+
+        Flags say why a person should look: "no text", "control characters", "not English?",
+        "no sentence about an organ", "size above 500 mm" (the row is kept without its size).
+        """
+        tokens = Tokens(text)
+        reader = Reader(tokens, self._phrases, self._parses)
+        reader.read()
+        return Report(
+            id=id or "?",
+            tumours=tuple(_tumour(row, tokens) for row in reader.rows),
+            negatives=_negatives(reader.negatives, reader.rows),
+            flags=self._flags(tokens, reader),
+            extractor=self.name,
+            text_hash=hash_text(text),
+        )
+
+    def _flags(self, tokens: Tokens, reader: Reader) -> tuple[str, ...]:
+        if not any(tokens.words):
+            return (NO_TEXT,)
+        flags = []
+        if "\x00" in tokens.text or "\ufffd" in tokens.text:
+            flags.append(BINARY)
+        words = tokens.words
+        if len(words) >= ENOUGH_WORDS:
+            sample = words[:2000]
+            if sum(map(self._english.__contains__, sample)) < 0.15 * len(sample):
+                flags.append(NOT_ENGLISH)
+        if not reader.spoke_of_organ and not reader.rows:
+            flags.append(NO_ORGAN)
+        if reader.oversized:
+            flags.append(OVERSIZED)
+        return tuple(flags)
+
+
+def _tumour(row: Row, tokens: Tokens) -> Tumour:
+    start, end = tokens.starts[row.start], tokens.ends[row.end]
+    text = tokens.text
+    while end < len(text) and text[end] in ".)]!?":
+        end += 1
+    return Tumour(
+        organ=row.organ,
+        subsegments=row.parts,
+        laterality=row.side or None,  # type: ignore[arg-type]
+        diameters=row.diameters,
+        attenuation=row.attenuation,  # type: ignore[arg-type]
+        type=row.type,
+        certainty=row.certainty,  # type: ignore[arg-type]
+        count_known=row.count_known,
+        sentence=text[start:end],
+        start=start,
+        end=end,
+    )
+
+
+def _negatives(places: list[Where], rows: list[Row]) -> tuple[Place, ...]:
+    """Places said to be free of tumours, but for those where the report has one."""
+    return tuple(
+        Place(organ=organ, subsegments=parts, laterality=side or None)  # type: ignore[arg-type]
+        for organ, parts, side in dict.fromkeys(places)
+        if not any(_meets(row, organ, parts, side) for row in rows)
+    )
+
+
+def _meets(row: Row, organ: str, parts: tuple[str, ...], side: str) -> bool:
+    if row.organ != organ:
+        return False
+    if side and row.side and side != row.side and "bilateral" not in (side, row.side):
+        return False
+    return not parts or not row.parts or bool(set(parts) & set(row.parts))
