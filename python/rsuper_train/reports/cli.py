@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line of reports: `rsuper reports extract`, `rsuper reports columns`."""
+"""The command line of reports: `rsuper reports extract`, `check`, `score` and `columns`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from rsuper_train.reports.check.cli import check
 
 if TYPE_CHECKING:
     from rsuper_train.reports.inputs import Document
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from rsuper_train.reports.schema import Report
 
 app = typer.Typer(help="From radiology reports to a table of tumours.", no_args_is_help=True)
+
+app.command()(check)
 
 LLM = "Language model"
 
@@ -99,6 +101,33 @@ def extract(
 
 
 @app.command()
+def score(
+    truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="Table of the same reports, corrected by hand.")],
+    found: Annotated[Path, typer.Argument(metavar="FOUND", help="Table of an extractor.")],
+    vocabulary: Annotated[list[Path] | None, typer.Option(help="Words of your own; may be repeated.")] = None,
+) -> None:
+    """Compare an extractor's table with one corrected by hand, and list the reports that differ.
+
+    Rows agree in organ, side, sub-segments and diameters. Reports of one table alone are left out.
+    """
+    from rsuper_train.reports.public_tables import read_any_table
+    from rsuper_train.reports.score import score as compare
+    from rsuper_train.reports.vocabulary import load_vocabulary
+
+    words = load_vocabulary(vocabulary or ())
+    expected, got = ({report.id: report for report in read_any_table(path, words)} for path in (truth, found))
+    common = [id for id in expected if id in got]
+    if not common:
+        raise ValueError(f"{truth} and {found} have no report in common")
+    result = compare([expected[id] for id in common], [got[id] for id in common])
+    typer.echo(f"{len(common):,} reports, {len(expected) + len(got) - 2 * len(common):,} in one table alone")
+    typer.echo(f"rows         {result.triples}")
+    typer.echo(f"attenuation  {result.attenuation}")
+    if result.wrong:
+        typer.echo(f"different: {', '.join(result.wrong)}")
+
+
+@app.command()
 def columns() -> None:
     """List the columns of the table of tumours."""
     from rsuper_train.reports.table import COLUMNS
@@ -137,31 +166,18 @@ def _by_rules(
     documents: Sequence[Document], make: Callable[[], Any], workers: int | None, console: Console
 ) -> list[Report]:
     from rsuper_train.reports.extract import extract_locally
+    from rsuper_train.reports.progress import report_progress
 
-    with _progress("rules", len(documents), console) as on_done:
+    with report_progress(len(documents), console, "rules") as on_done:
         return extract_locally(documents, make, workers, on_done)
 
 
 def _by_llm(documents: Sequence[Document], extractor: Any, journal: Path, console: Console) -> list[Report]:
     from rsuper_train.reports.extract import extract_by_llm
+    from rsuper_train.reports.progress import report_progress
 
-    with _progress(extractor.name, len(documents), console) as on_done:
+    with report_progress(len(documents), console, extractor.name) as on_done:
         return extract_by_llm(documents, extractor, journal, on_done)
-
-
-@contextmanager
-def _progress(name: str, total: int, console: Console) -> Iterator[Callable[[Report], None]]:
-    """A progress line; what it gives is called with each report."""
-    bar = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[flagged]} flagged"))
-    label = TextColumn("{task.description}", markup=False)
-    with Progress(label, *bar, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as progress:
-        task = progress.add_task(name, total=total, flagged=0)
-
-        def on_done(report: Report) -> None:
-            flagged = progress.tasks[0].fields["flagged"] + bool(report.flags)
-            progress.update(task, advance=1, flagged=flagged)
-
-        yield on_done
 
 
 def _beside(out: Path, suffix: str) -> Path:

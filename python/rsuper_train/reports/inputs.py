@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rsuper_train.reports.markup import clean, clean_and_flag
+from rsuper_train.reports.schema import NO_TEXT
 from rsuper_train.reports.sheets import Sheet, read_sheet, shortened
 
 __all__ = ["Document", "clean", "read_reports"]
@@ -26,7 +27,6 @@ ID_COLUMNS = (
 TEXT_COLUMNS = ("report", "Report Text", "Anon Report Text", "Findings", "answer", "text")
 
 NO_ID = "no id"
-NO_TEXT = "no text"
 VERY_LONG = "very long"
 DUPLICATE = "duplicate"
 DUPLICATE_ID = "duplicate id"

@@ -15,6 +15,9 @@ Attenuation = Literal["hypo", "iso", "hyper", "mixed", "unknown"]
 Laterality = Literal["left", "right", "bilateral"]
 Certainty = Literal["certain", "high", "low", "unknown"]
 
+NO_TEXT = "no text"
+"""Flag of a report that has none."""
+
 Millimetres = Annotated[float, Field(gt=0, le=LARGEST_DIAMETER, allow_inf_nan=False)]
 
 
@@ -93,7 +96,7 @@ class Report(BaseModel):
         id: the case.
         tumours: in the order of the text.
         negatives: places that the report says are free of tumours.
-        flags: why a person should look at this report ("empty", "size above 500 mm"); extraction never drops one.
+        flags: why a person should look at this report ("no text", "size above 500 mm"); extraction never drops one.
         extractor: what read it.
         text_hash: `hash_text` of the report, so that a table can be held against its texts.
     """

@@ -89,7 +89,7 @@ def data(tmp_path):
         (report(lesion(20, organ="kidney", laterality="left"), negatives=(LEFT,)), [("contradiction", "error")]),
         (report(lesion(20, subsegments=("segment 2",)), negatives=(LIVER,)), [("contradiction", "error")]),
         (report(lesion(20), negatives=(Place(organ="liver", subsegments=("segment 2",)),)), []),
-        (report(flags=("empty", "duplicate id")), [("duplicate id", "error"), ("flagged", "warning")]),
+        (report(flags=("no text", "duplicate id")), [("duplicate id", "error"), ("flagged", "warning")]),
         (report(lesion(0.8)), [("unit slip", "error")]),
         (report(lesion(24, 1.9)), [("unit slip", "warning")]),
         (report(lesion(24, 19, sentence="2.4 x 1.9 cm mass")), []),
@@ -337,7 +337,7 @@ def test_page_of_an_empty_table(tmp_path):
 
 
 def test_page_shows_the_first_of_many(tmp_path):
-    rows = [report(id=str(n), flags=("empty",)) for n in range(SHOWN + 30)]
+    rows = [report(id=str(n), flags=("no text",)) for n in range(SHOWN + 30)]
     write_page(tmp_path / "page.html", "t.csv", rows, run_check(rows, WORDS), WORDS)
     assert "And 30 more" in (tmp_path / "page.html").read_text(encoding="utf-8")
 

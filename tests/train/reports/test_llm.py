@@ -76,7 +76,7 @@ def test_texts_that_utf8_cannot_carry_are_sent_and_keep_their_offsets():
 
 def test_an_empty_report_is_not_sent():
     report, server, _ = extract(good, " \n")
-    assert (report.flags, server.requests) == (("empty",), [])
+    assert (report.flags, server.requests) == (("no text",), [])
 
 
 # when the model answers badly

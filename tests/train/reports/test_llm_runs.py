@@ -21,7 +21,7 @@ from rich.console import Console
 pytest.importorskip("openai")
 
 from rsuper_train.reports.llm.journal import Journal
-from rsuper_train.reports.llm.progress import report_progress
+from rsuper_train.reports.progress import report_progress
 from rsuper_train.reports.schema import Report, hash_text
 from tests.train.reports.llm_cases import TEXT, extractor, good, texts
 from tests.train.reports.llm_server import Request, Response, running
@@ -112,7 +112,7 @@ def test_progress_counts_reports_and_flags():
     console = Console(file=io.StringIO(), force_terminal=True, width=200)
     with report_progress(2, console) as on_done:
         on_done(Report(id="a"))
-        on_done(Report(id="b", flags=("empty",)))
+        on_done(Report(id="b", flags=("no text",)))
     assert re.search("2/2.* reports/s.*1 flagged", console.file.getvalue().split("\r")[-1])
 
 

@@ -15,7 +15,7 @@ from rsuper_train.reports.llm.endpoint import Endpoint, EndpointError, Unanswere
 from rsuper_train.reports.llm.journal import Journal
 from rsuper_train.reports.llm.prompt import Prompt
 from rsuper_train.reports.llm.settings import LlmSettings
-from rsuper_train.reports.schema import Report, hash_text
+from rsuper_train.reports.schema import NO_TEXT, Report, hash_text
 from rsuper_train.reports.vocabulary import Vocabulary
 
 OnDone = Callable[[Report], object]
@@ -91,7 +91,7 @@ class LlmExtractor:
             Unanswered, EndpointError: as `Endpoint.ask`.
         """
         if not text.strip():
-            return self.flagged(id, text, "empty")
+            return self.flagged(id, text, NO_TEXT)
         messages = self._prompt.ask(text)
         reason = ""
         for _ in range(self.settings.retries + 1):

@@ -14,14 +14,18 @@ from rsuper_train.reports.schema import Report
 
 
 @contextmanager
-def report_progress(total: int | None, console: Console | None = None) -> Iterator[Callable[[Report], None]]:
+def report_progress(
+    total: int | None, console: Console | None = None, name: str = "reports"
+) -> Iterator[Callable[[Report], None]]:
     """Shows a line while the block runs; the function that it gives is to be called with each finished report.
 
     Args:
         total: number of reports; None where it is not known.
         console: the terminal; by default the standard error stream, so that output can be piped.
+        name: of what is done.
     """
     columns = (
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]:.1f} reports/s"),
@@ -31,8 +35,8 @@ def report_progress(total: int | None, console: Console | None = None) -> Iterat
     )
     started = time.monotonic()
     done = flagged = 0
-    with Progress(*columns, console=console or Console(stderr=True)) as bar:
-        task = bar.add_task("reports", total=total, rate=0.0, flagged=0)
+    with Progress(*columns, console=console or Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=total, rate=0.0, flagged=0)
 
         def advance(report: Report) -> None:
             nonlocal done, flagged
