@@ -47,10 +47,10 @@ def table(result: Mapping[str, Any]) -> str:
             f"| {row['attenuation']:.3f} |"
         )
     speed = result["speed"]
+    rate, characters = speed["reports_per_second"], speed["characters"]
     lines += [
         "",
-        f"{speed['reports_per_second']:,.0f} reports a second on one core, of {speed['characters']:,.0f} characters on the "
-        "average (generated, history to impression).",
+        f"{rate:,.0f} reports a second on one core, of {characters:,.0f} characters on the average (generated).",
     ]
     return "\n".join(lines)
 

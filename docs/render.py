@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the tables of the docs from what they describe: `python -m docs.render` (or `--check`, which changes nothing)."""
+"""Write the docs' tables from what they describe: `python -m docs.render` (or `--check`, which changes nothing)."""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -52,6 +53,9 @@ def extract(
     prices: Annotated[
         tuple[float, float] | None, typer.Option(help="Per million tokens in and out.", rich_help_panel=LLM)
     ] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option(help="Any other, NAME=JSON: temperature=null.", rich_help_panel=LLM)
+    ] = None,
     journal: Annotated[
         Path | None, typer.Option(help="Answers so far; default: OUT.journal.jsonl.", rich_help_panel=LLM)
     ] = None,
@@ -71,6 +75,7 @@ def extract(
     settings = None
     if extractor is not Kind.rules:
         settings = _settings(
+            _further(setting or ()),
             base_url=base_url,
             model=model,
             api_key_env=api_key_env,
@@ -144,9 +149,21 @@ def _check_paths(reports: Path, out: Path) -> None:
         raise ValueError(f"{out}: expected the name of a file for the table, other than that of the reports")
 
 
-def _settings(**chosen: Any) -> LlmSettings:
+def _further(settings: Sequence[str]) -> dict[str, Any]:
+    """Settings given as NAME=JSON."""
+    found = {}
+    for text in settings:
+        name, _, value = text.partition("=")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            raise ValueError(f"--setting: expected NAME=JSON such as temperature=null, got {text!r}") from None
+    return found
+
+
+def _settings(further: Mapping[str, Any], **chosen: Any) -> LlmSettings:
     """The settings of the language model; what was not chosen has its own default."""
-    given = {name: value for name, value in chosen.items() if value is not None}
+    given = {name: value for name, value in chosen.items() if value is not None} | dict(further)
     missing = [f"--{name.replace('_', '-')}" for name in ("base_url", "model") if name not in given]
     if missing:
         raise ValueError(f"the language model needs {' and '.join(missing)}")
