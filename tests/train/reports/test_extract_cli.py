@@ -1,24 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`rsuper reports extract` and `columns`, with extractors that stand in for rules and model."""
+"""`rsuper reports extract`, `score` and `columns`; a stub stands in for the rules, a scripted server for the model."""
 
 from __future__ import annotations
 
 import csv
 import os
-import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from rsuper_train import cli
-from rsuper_train.reports import cli as reports_cli
 from rsuper_train.reports import extract
 from rsuper_train.reports.inputs import Document
-from rsuper_train.reports.schema import Place, Report, Tumour, hash_text
-from rsuper_train.reports.table import COLUMNS, read_table
+from rsuper_train.reports.schema import Report, Tumour, hash_text
+from rsuper_train.reports.table import COLUMNS, read_table, write_table
+from tests.train.reports.llm_cases import TEXT, good, running
 
 TEXTS = """\
 id,report
@@ -29,6 +26,7 @@ D,crash here
 A,"Liver: 2 cm cyst."
 A,another
 """
+LLM = ("--extractor", "llm", "--base-url", "http://localhost:1/v1", "--model", "m")
 
 
 class Stub:
@@ -94,61 +92,33 @@ def test_a_killed_process_is_an_error() -> None:
         extract.extract_locally([Document("A", "kill")], Stub, workers=2)
 
 
-class Model:
-    """Stands in for the language model."""
-
-    name = "llm:model"
-    usage = "3 requests"
-
-    async def extract_all(
-        self, documents: Sequence[tuple[str, str]], journal: Path, on_done: Callable[[Report], object]
-    ) -> list[Report]:
-        journal.write_text("answers")
-        reports = [Report(id=id, negatives=(Place(organ="spleen"),), extractor=self.name) for id, _ in documents]
-        for report in reports:
-            on_done(report)
-        return reports
-
-
-@pytest.fixture
-def chosen(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
-    """The settings that the command made."""
-    chosen: dict[str, object] = {}
-
-    def settings(**given: object) -> object:
-        chosen.update({name: value for name, value in given.items() if value is not None})
-        return SimpleNamespace()
-
-    monkeypatch.setattr(reports_cli, "_settings", settings)
-    monkeypatch.setattr(extract, "llm_extractor", lambda settings, vocabulary: Model())
-    return chosen
-
-
-def test_llm(tmp_path: Path, texts: Path, chosen: dict[str, object]) -> None:
+def test_llm(tmp_path: Path, texts: Path) -> None:
     out = tmp_path / "out.csv"
-    options = ("--base-url", "http://localhost:1/v1", "--model", "m", "--concurrency", 4, "--prices", 1, 2.5)
-    result = invoke(texts, out, "--extractor", "llm", *options)
-    assert result.exit_code == 0, result.output
-    assert chosen == {"base_url": "http://localhost:1/v1", "model": "m", "concurrency": 4, "prices": (1.0, 2.5)}
-    assert {report.extractor for report in read_table(out)} == {"llm:model"}
-    assert read_table(out)[1].flags == ("HTML",)
+    with running(good) as server:
+        model = ("--base-url", server.url, "--model", "m", "--concurrency", 4, "--setting", "temperature=null")
+        result = invoke(texts, out, "--extractor", "llm", *model, "--prices", 1, 2.5)
+        assert result.exit_code == 0, result.output
+        assert not invoke(texts, tmp_path / "again.csv", "--extractor", "llm", *model).exit_code
+    assert {report.extractor for report in read_table(out)} == {"llm:m"}
+    assert read_table(out)[1].flags == ("HTML", "quote not found in the report", "size not found in the report")
     assert (tmp_path / "out.journal.jsonl").exists()
-    assert "3 requests" in result.stderr
+    assert "4 requests" in result.stderr
+    assert all("temperature" not in request.body for request in server.requests)
 
 
-def test_consensus(tmp_path: Path, texts: Path, chosen: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
-    def consensus(first: Report, second: Report) -> SimpleNamespace:
-        found = [SimpleNamespace(report_id=first.id, kind="only first", first="=cyst", second="")] * len(first.tumours)
-        return SimpleNamespace(report=first, disagreements=found)
-
-    monkeypatch.setitem(sys.modules, "rsuper_train.reports.consensus", SimpleNamespace(consensus=consensus))  # type: ignore[misc]
+def test_consensus(tmp_path: Path, texts: Path) -> None:
+    texts.write_text(f"id,report\nA,{TEXT} A cyst.\n")
     out, journal = tmp_path / "out.csv", tmp_path / "kept.jsonl"
-    result = invoke(texts, out, "--extractor", "consensus", "--journal", journal)
+    with running(good) as server:
+        model = ("--base-url", server.url, "--model", "m", "--journal", journal)
+        result = invoke(texts, out, "--extractor", "consensus", *model)
     assert result.exit_code == 0, result.output
     with (tmp_path / "out.review.csv").open(newline="") as file:
-        assert list(csv.reader(file)) == [["report_id", "kind", "first", "second"], ["A", "only first", "'=cyst", ""]]
+        header, found = csv.reader(file)
+    assert header == ["report_id", "kind", "first", "second"]
+    assert found[:2] == ["A", "size"]
     assert "1 disagreement to review" in result.stdout
-    assert len(read_table(out)) == 5
+    assert read_table(out)[0].extractor == "consensus of stub and llm:m"
     assert journal.exists()
 
 
@@ -160,6 +130,8 @@ def test_consensus(tmp_path: Path, texts: Path, chosen: dict[str, object], monke
         (("in.csv", "in.csv"), "other than that of the reports"),
         (("in.csv", "out.csv", "--id-column", "case"), "there is no column 'case'"),
         (("in.csv", "out.csv", "--extractor", "llm"), "the language model needs --base-url and --model"),
+        (("in.csv", "out.csv", *LLM, "--setting", "seed"), "--setting: expected NAME=JSON"),
+        (("in.csv", "out.csv", *LLM, "--setting", "sead=1"), "--sead: Extra inputs are not permitted"),
         (("in.csv", "out.csv", "--vocabulary", "none.yaml"), "none.yaml"),
     ],
 )
@@ -184,3 +156,15 @@ def test_mistakes_end_in_one_sentence(
 def test_columns() -> None:
     lines = CliRunner().invoke(cli.app, ["reports", "columns"]).stdout.splitlines()
     assert [line.split()[0] for line in lines] == list(COLUMNS)
+
+
+def test_score(tmp_path: Path) -> None:
+    cyst = Tumour(organ="liver", type="cyst", diameters=(12.0,))
+    write_table([Report(id="A", tumours=(cyst,)), Report(id="B"), Report(id="C")], tmp_path / "truth.csv")
+    write_table([Report(id="A", tumours=(cyst,)), Report(id="B", tumours=(cyst,))], tmp_path / "found.csv")
+    arguments = ["reports", "score", str(tmp_path / "truth.csv"), str(tmp_path / "found.csv")]
+    result = CliRunner().invoke(cli.app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "2 reports, 1 in one table alone" in result.stdout
+    assert "F1 0.667 (precision 0.500, recall 1.000; 1 of 1)" in result.stdout
+    assert "different: B" in result.stdout
