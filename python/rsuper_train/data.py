@@ -16,6 +16,7 @@ from rsuper_train.phantom import Case
 from rsuper_train.reports.findings import to_findings
 from rsuper_train.reports.masks import LabelSet
 from rsuper_train.reports.rules import RulesExtractor
+from rsuper_train.reports.schema import Report
 
 PATCH = (24, 72, 104)
 """Voxels of the window around the organs that the network sees, (D, H, W)."""
@@ -32,6 +33,7 @@ class Sample:
     image: torch.Tensor  # float32 (2, D, H, W): CT relative to each organ's median, organ mask
     ct: torch.Tensor  # float32 (1, D, H, W), HU
     labels: torch.Tensor  # int64 (D, H, W), organs of ORGAN_LABELS alone, 0 elsewhere
+    report: Report  # what was read from the text
     findings: Findings
     spacing: tuple[float, float, float]  # mm
     window: tuple[slice, slice, slice]  # where the window lies in the case
@@ -42,21 +44,23 @@ def prepare(case: Case) -> Sample:
     labels = np.where(np.isin(case.labels, list(ORGAN_LABELS.values())), case.labels, 0)
     window = _organ_window(labels)
     ct, labels = case.ct[window], labels[window].astype(np.int64)
+    report = _extractor().extract(case.case_id, case.report)
     image = np.stack([relative_ct(ct, labels), labels > 0]).astype(np.float32)
     return Sample(
         case_id=case.case_id,
         image=torch.from_numpy(image),
         ct=torch.from_numpy(ct[None].copy()),
         labels=torch.from_numpy(labels),
-        findings=read_findings(case.report),
+        report=report,
+        findings=findings_of(report),
         spacing=case.spacing,
         window=window,
     )
 
 
-def read_findings(report: str) -> Findings:
-    """Findings of one sample with the single channel "lesion", read from the report's text by rules."""
-    return to_findings([_extractor().extract("sample", report)], LABELS, channels=("lesion",)).findings
+def findings_of(report: Report) -> Findings:
+    """Findings of one sample with the single channel "lesion"."""
+    return to_findings([report], LABELS, channels=("lesion",)).findings
 
 
 @cache
@@ -97,6 +101,7 @@ class Batch:
     image: torch.Tensor  # (B, 2, D, H, W)
     ct: torch.Tensor  # (B, 1, D, H, W), HU
     labels: torch.Tensor  # (B, D, H, W)
+    report: Report  # what was read from the text
     findings: Findings
     spacing: tuple[float, ...]
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import platform
 import time
@@ -28,6 +29,7 @@ from rsuper_train.evaluate import CaseScore, Summary, score_case, summarise
 from rsuper_train.figures import Panel, draw_cases, draw_losses
 from rsuper_train.files import write_atomically
 from rsuper_train.phantom import Case, Truth, make_cohort
+from rsuper_train.reports.table import write_table
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, object]:
         samples, validation_samples, test_samples = (
             [prepare(c) for c in cases] for cases in (training, validation, test)
         )
+    _write_reports(options.out, [*training, *validation], [*samples, *validation_samples])
     console.print(f"{len(samples)} training cases: CT, organ labels, report. No lesion mask. For example:")
     console.print(f"  [italic]“{_example(training, samples)}”[/italic]")
 
@@ -107,7 +110,8 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, object]:
     _write(options.out, history, metrics)
     console.print(_table(summarise(before), summarise(after)))
     console.print(
-        f"{sum(clock.seconds.values()):.0f} s. Written to {options.out}: demo.png, losses.png, losses.csv, metrics.json"
+        f"{sum(clock.seconds.values()):.0f} s. Written to {options.out}: demo.png, losses.png, losses.csv, metrics.json, "
+        "and reports.csv, from which tumours.csv was extracted"
     )
     return metrics
 
@@ -233,6 +237,17 @@ def _metrics(
             "python": platform.python_version(),
         },
     }
+
+
+def _write_reports(out: Path, cases: Sequence[Case], samples: Sequence[Sample]) -> None:
+    """reports.csv, the texts that training sees, and tumours.csv, what was read from them."""
+
+    def write(part: Path) -> None:
+        with part.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([("id", "report"), *((case.case_id, case.report) for case in cases)])
+
+    write_atomically(out / "reports.csv", write)
+    write_table([sample.report for sample in samples], out / "tumours.csv")
 
 
 def _write(out: Path, history: Sequence[dict[str, float]], metrics: dict[str, object]) -> None:

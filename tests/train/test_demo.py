@@ -39,7 +39,14 @@ def test_demo_writes_well_formed_files(tmp_path):
     out = tmp_path / "deep" / "demo"
     result = run("--out", out, "--steps", 4, "--train-cases", 2, "--test-cases", 3)
     assert result.exit_code == 0, result.output
-    assert sorted(path.name for path in out.iterdir()) == ["demo.png", "losses.csv", "losses.png", "metrics.json"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "demo.png",
+        "losses.csv",
+        "losses.png",
+        "metrics.json",
+        "reports.csv",
+        "tumours.csv",
+    ]
     for picture in ("demo.png", "losses.png"):
         assert (out / picture).read_bytes().startswith(b"\x89PNG")
     rows = list(csv.DictReader((out / "losses.csv").open()))

@@ -14,6 +14,7 @@ from rsuper_kernels import FindingGroup, Findings, Tumour
 from rsuper_train.calibrate import OperatingPoint, choose_operating_point
 from rsuper_train.data import Sample
 from rsuper_train.evaluate import score_case, summarise
+from rsuper_train.reports.schema import Report
 
 SPACING = (3.0, 2.0, 1.0)
 
@@ -103,6 +104,7 @@ def test_operating_point_follows_the_report():
         image=torch.zeros(2, 24, 24, 24),
         ct=torch.zeros(1, 24, 24, 24),
         labels=torch.full((24, 24, 24), 5),
+        report=Report(id="a"),
         findings=Findings((FindingGroup(0, "lesion", (5,), tumours),), batch_size=1, channels=("lesion",)),
         spacing=(3.0, 3.0, 3.0),
         window=(slice(0, 24),) * 3,

@@ -12,8 +12,11 @@ import pytest
 pytest.importorskip("nibabel")
 
 from rsuper_train.anatomy import ORGAN_LABELS, data_folder, load_anatomy
-from rsuper_train.data import read_findings
+from rsuper_train.data import findings_of
 from rsuper_train.phantom import CONTRAST_HU, FIELD_OF_VIEW, Case, make_cohort
+from rsuper_train.reports.rules import RulesExtractor
+
+READER = RulesExtractor()
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +91,11 @@ def test_training_part_carries_no_mask(cohort):
 def test_report_says_what_was_implanted(cohort):
     pytest.importorskip("rsuper_train.reports.rules.extractor")
     for case, truth in zip(*cohort, strict=True):
-        said = {group.region: group.tumours for group in read_findings(case.report).groups if group.tumours}
+        said = {
+            group.region: group.tumours
+            for group in findings_of(READER.extract(case.case_id, case.report)).groups
+            if group.tumours
+        }
         assert sum(map(len, said.values())) == len(truth.tumours), case.report
         for tumour in truth.tumours:
             here = next(tumours for region, tumours in said.items() if ORGAN_LABELS[str(tumour)] in region)
@@ -108,7 +115,7 @@ def test_no_lesions_when_none_are_asked_for():
     (case,), (truth,) = make_cohort(1, seed=0, lesions=(0, 0))
     assert truth.tumours == ()
     assert not truth.mask.any()
-    assert all(group.negative for group in read_findings(case.report).groups)
+    assert all(group.negative for group in findings_of(READER.extract(case.case_id, case.report)).groups)
 
 
 def test_data_folder_follows_the_environment(monkeypatch):
