@@ -101,7 +101,6 @@ class Batch:
     image: torch.Tensor  # (B, 2, D, H, W)
     ct: torch.Tensor  # (B, 1, D, H, W), HU
     labels: torch.Tensor  # (B, D, H, W)
-    report: Report  # what was read from the text
     findings: Findings
     spacing: tuple[float, ...]
 
