@@ -123,6 +123,7 @@ def find_mentions(items: list[Item], spots: list[Spot], tokens: Words, headed: b
             mentions[position - 1].behind = mention.first
         last = mention.last
     for mention in mentions:
+        mention.behind = _end(items, mention.last, mention.behind)
         _read_number(mention, items, tokens)
         _read_looks(mention, items)
         if (
@@ -160,7 +161,7 @@ def _heads(items: list[Item], tokens: Words) -> list[Mention]:
             if position and items[position - 1].kinds & c.SIZE and items[position - 1].end >= item.start - 2:
                 mentions.append(Mention(position, items, other=True))
         elif kinds & OTHERS and _stands_alone(items, position, tokens):
-            mentions.append(Mention(position, items, child=True))
+            mentions.append(Mention(position, items, other=bool(mentions) and mentions[-1].other, child=True))
     return mentions
 
 
@@ -323,6 +324,16 @@ def _begin(items: list[Item], last: int, at: int) -> int:
             opened = True
         begin -= 1
     return begin
+
+
+def _end(items: list[Item], last: int, behind: int) -> int:
+    """Where its words end: before a statement of its own ("...; the right kidney is normal")."""
+    for position in range(last + 1, behind):
+        if items[position].kinds & c.NORMAL and not items[position].kinds & c.NEUTRAL:
+            while position > last + 1 and not items[position].kinds & BREAKS:
+                position -= 1
+            return position
+    return behind
 
 
 def _first(items: list[Item], begin: int) -> int:

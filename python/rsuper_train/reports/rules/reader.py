@@ -23,10 +23,11 @@ UNKNOWN = "unknown"
 LOOK_BACK = 100
 
 
+ABSENT = frozenset(("not", "none", "absent", "ruled", "cannot", "is", "was", "were"))
 WHERE = c.ORGAN | c.PART
 STATED = c.LESION | c.NORMAL
 # Sentences whose parse is kept, and how long they may be; what a report says twice is short.
-REMEMBERED = 8192
+REMEMBERED = 4096
 LONGEST_REMEMBERED = 300
 Key = tuple[str, bool]
 
@@ -87,6 +88,8 @@ class Reader:
         kinds = parse.kinds
         if kinds & WHERE or sentence.heading:
             self.spoke_of_organ = True
+        if kinds & c.FINDING and not kinds & (c.LESION | c.NEGATION):
+            self._last = self._group = []
         if not kinds & STATED and not (kinds & c.SIZE and (self._last or kinds & c.ATTENUATION)):
             if kinds & c.ATTENUATION and (kinds & c.PRONOUN or sentence.last - sentence.body < 3):
                 self.look_again(parse)
@@ -622,6 +625,8 @@ class Statement:
         else:
             if any(item.kinds & (c.NEUTRAL | c.PRIOR) for item in self.items[mention.first : at]):
                 return
+            if not self._is_absent(mention):
+                return
         spots = [s for s in mention.spots if s.settled() != ELSEWHERE or s.first > at]
         if not spots:
             spots = self._listed(mention) or [s for s in self.spots if s.first < at and not s.off]
@@ -633,6 +638,12 @@ class Statement:
             implied = mention.implied
             places = [(implied, (), "")] if implied else self.headed or ([self.context] if self.context[0] else [])
         self._add_negatives(places)
+
+    def _is_absent(self, mention: Mention) -> bool:
+        """ "is not seen" and "none", not "has resolved"."""
+        words = self.parse.words.words
+        denial = next((i for i in self.items[mention.last + 1 :] if i.kinds & c.NEGATION_AFTER), None)
+        return denial is not None and words[denial.start] in ABSENT
 
     def _listed(self, mention: Mention) -> list[Spot]:
         """Places behind the last of "no nodules, masses or cysts of the spleen or pancreas"."""

@@ -22,34 +22,28 @@ from rsuper_train.reports.rules.concepts import (
 from rsuper_train.reports.rules.scan import Item, scan
 from rsuper_train.reports.rules.tokens import Tokens
 
+TITLES = frozenset(("dr", "drs", "mr", "mrs", "ms", "prof", "fig", "e", "g", "i", "eg", "ie", "st", "vs", "al"))
+# No end of a sentence where a small letter or a digit follows.
 ABBREVIATIONS = frozenset(
-    [
-        "dr",
-        "drs",
-        "mr",
-        "mrs",
-        "ms",
-        "prof",
+    (
         "approx",
-        "vs",
-        "fig",
         "cf",
         "ca",
         "resp",
         "incl",
-        "st",
-        "e",
-        "i",
-        "g",
-        "eg",
-        "ie",
-        "al",
         "ser",
         "im",
         "img",
         "pt",
         "neg",
-    ]
+        "prev",
+        "seg",
+        "segs",
+        "pulm",
+        "abd",
+        "max",
+        "min",
+    )
 )
 # A line that ends in one of these goes on in the next line.
 OPEN_ENDS = frozenset(
@@ -310,13 +304,13 @@ def _blank_behind(tokens: Tokens, index: int) -> bool:
 def _ends_sentence(tokens: Tokens, first: int, index: int) -> bool:
     """Whether the full stop behind this word ends the sentence."""
     word = tokens.words[index]
-    if word in ABBREVIATIONS:
-        return False
     if index + 1 >= len(tokens.words) or not tokens.words[index + 1]:
         return True
     behind = tokens.starts[index + 1]
     gap = tokens.text[tokens.ends[index] : behind]
     following = tokens.text[behind]
+    if word in TITLES or (word in ABBREVIATIONS and not following.isupper()):
+        return False
     if len(gap) == 1:
         return (
             len(word) > 1 and word.isalpha() and following.isupper() and tokens.text[behind + 1 : behind + 2].islower()
