@@ -12,7 +12,7 @@ from rsuper_train.reports.rules.tokens import Tokens
 # Everything is bounded, so that no text makes the search slower than linear.
 NUMBER = r"(?:\d{1,4}(?:[.,]\d{1,3})?|\.\d{1,2})"
 UNIT = r"(?:(?:mm|cm|millimet(?:er|re)s?|centimet(?:er|re)s?|mms|cms)(?![\w^²³]|\s?/\s?[a-z]|\s?hg\b))"
-AXES = "ap|transverse|trans|trv|tr|tv|cc|si|ml|w|h|l|d|sag|axial|coronal|sagittal|craniocaudal|anteroposterior"
+AXES = "ap|transverse|trans|trv|tr|tv|cc|si|ml|w|h|d|sag|axial|coronal|sagittal|craniocaudal|anteroposterior"
 AXIS = rf"(?:\((?:{AXES})\)|(?:{AXES})\b)"
 LINK = r"(?:\s{0,2}(?:x|by|\*)\s{0,2}|\s{0,2},?\s{1,2}(?:and|or|&)\s{1,2}|,\s{1,2}|\s{0,2}(?:-|→|->)\s{0,2}|\s{1,2}to\s{1,2})"
 VALUE = rf"{NUMBER}(?:\s{{0,2}}-?{UNIT})?(?:\s{{0,2}}{AXIS})?"
