@@ -43,7 +43,7 @@ def test_fuzzed_texts() -> None:
         (" \n\t ", "no text"),
         ("Patient did not attend.", "no sentence about an organ"),
         (
-            "Die Leber zeigt im rechten Lappen einen Herd, der als Metastase zu werten ist, sonst unauffaellig.",
+            "Die Leber zeigt im rechten Lappen einen Herd, der als Metastase zu werten ist, sonst nichts.",
             "not English?",
         ),
         ("Liver normal.\x00\x01", "control characters"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does not count in a sentence: negated, past, asked-for lesions; landmarks, origins; earlier and bounding sizes."""
+"""What does not count in a sentence: negated, past, asked-for lesions; landmarks, origins; earlier sizes, bounds."""
 
 from __future__ import annotations
 
@@ -205,9 +205,9 @@ def _why_not(items: list[Item], position: int, tokens: Words) -> str:
         kinds = following.kinds
         if kinds & c.PRIOR and near and _prior_behind(items, position, tokens):
             return "prior"
-        if kinds & c.DISTANCE and near and not _is_measured(items, position):
-            if tokens.words[following.start] != "from" or not _size_follows(items, position + 1):
-                return "distance"
+        is_from = tokens.words[following.start] == "from" and _size_follows(items, position + 1)
+        if kinds & c.DISTANCE and near and not is_from and not _is_measured(items, position):
+            return "distance"
     return "prior" if _is_dated(tokens, item.end) else ""
 
 

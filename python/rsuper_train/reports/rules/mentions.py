@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 from rsuper_train.reports.rules import concepts as c
 from rsuper_train.reports.rules.places import ANATOMY, Spot
 from rsuper_train.reports.rules.scan import Item, Words
-import itertools
 
 GENERIC = ("lesion", "mass", "nodule", "tumour", "cyst", "metastasis")
 MODIFIER = (

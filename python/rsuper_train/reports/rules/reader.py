@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from rsuper_kernels.findings import LARGEST_DIAMETER
 from rsuper_train.reports.rules import concepts as c
 from rsuper_train.reports.rules.concepts import Phrases
@@ -14,7 +16,6 @@ from rsuper_train.reports.rules.scan import Item, Words, scan
 from rsuper_train.reports.rules.sentences import Sentence, split
 from rsuper_train.reports.rules.sizes import find_sizes
 from rsuper_train.reports.rules.tokens import Tokens
-import itertools
 
 Where = tuple[str, tuple[str, ...], str]
 NOWHERE: Where = ("", (), "")

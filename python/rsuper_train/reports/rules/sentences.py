@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rsuper_train.reports.rules.concepts import (
+    AND,
+    COMMA,
     DEFINITE,
     ELSEWHERE,
     FINDING,
@@ -16,6 +18,8 @@ from rsuper_train.reports.rules.concepts import (
     SECTION,
     SECTION_IMPRESSION,
     SECTION_PAST,
+    SIDE,
+    SLASH,
     VERB,
     Phrases,
 )
@@ -107,6 +111,7 @@ TECHNICAL = frozenset(
 EXAMINATIONS = frozenset(
     ["ct", "cect", "mri", "mr", "pet", "tomography", "ultrasound", "scan", "template", "worksheet", "report"]
 )
+PLACE_NAMES = ORGAN | PART | ELSEWHERE | FINDING | AND | COMMA | SLASH | SIDE
 SHORT_LINE = 45
 LONGEST = 300
 HEADING_WORDS = 7
@@ -134,7 +139,8 @@ class Sentence:
 
 def split(tokens: Tokens, phrases: Phrases) -> Iterator[Sentence]:
     """The sentences of a report in order; headings of sections are no sentences."""
-    section, heading, paragraph = "current", [], 0
+    section, paragraph = "current", 0
+    heading: list[Item] = []
     spoken = False
     technical = False  # a past section about the examination, which a new line may end
     for first, last, blank in _spans(tokens):
@@ -252,15 +258,9 @@ def _lone_heading(tokens: Tokens, phrases: Phrases, first: int, last: int) -> li
     items = scan(tokens, phrases, first, last, None)
     known = sum(item.end - item.start for item in items)
     kinds = _kinds(items)
-    if known == last - first + 1 and not kinds & LESION and kinds & (SECTION | ORGAN | ELSEWHERE):
-        if kinds & SECTION or all(item.kinds & (ORGAN | PART | ELSEWHERE | FINDING | _JOINTS) for item in items):
-            return items
-    return []
-
-
-from rsuper_train.reports.rules.concepts import AND, COMMA, SIDE, SLASH  # noqa: E402
-
-_JOINTS = AND | COMMA | SLASH | SIDE
+    if known != last - first + 1 or kinds & LESION or not kinds & (SECTION | ORGAN | ELSEWHERE):
+        return []
+    return items if kinds & SECTION or all(item.kinds & PLACE_NAMES for item in items) else []
 
 
 def _spans(tokens: Tokens) -> Iterator[tuple[int, int, bool]]:
@@ -286,10 +286,10 @@ def _spans(tokens: Tokens) -> Iterator[tuple[int, int, bool]]:
             if "." in gap and index == first and words[index].isdigit() and _blank_behind(tokens, index):
                 first = index + 1
             continue
-        if index >= first and (words[index] or index > first):
-            if not (index == first and words[index].isdigit() and "." not in gap[1:]):
-                yield (first if words[first] else first + 1), index, blank
-                blank = False
+        lone_number = index == first and words[index].isdigit() and "." not in gap[1:]
+        if index >= first and (words[index] or index > first) and not lone_number:
+            yield (first if words[first] else first + 1), index, blank
+            blank = False
         blank = blank or "P" in gap
         first = index + 1
     if first < count and words[first]:

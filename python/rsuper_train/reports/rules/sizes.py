@@ -14,7 +14,10 @@ NUMBER = r"(?:\d{1,4}(?:[.,]\d{1,3})?|\.\d{1,2})"
 UNIT = r"(?:(?:mm|cm|millimet(?:er|re)s?|centimet(?:er|re)s?|mms|cms)(?![\w^²³]|\s?/\s?[a-z]|\s?hg\b))"
 AXES = "ap|transverse|trans|trv|tr|tv|cc|si|ml|w|h|d|sag|axial|coronal|sagittal|craniocaudal|anteroposterior"
 AXIS = rf"(?:\((?:{AXES})\)|(?:{AXES})\b)"
-LINK = r"(?:\s{0,2}(?:x|by|\*)\s{0,2}|\s{0,2},?\s{1,2}(?:and|or|&)\s{1,2}|,\s{1,2}|\s{0,2}(?:-|→|->)\s{0,2}|\s{1,2}to\s{1,2})"
+LINK = (
+    r"(?:\s{0,2}(?:x|by|\*)\s{0,2}|\s{0,2},?\s{1,2}(?:and|or|&)\s{1,2}|,\s{1,2}"
+    r"|\s{0,2}(?:-|→|->)\s{0,2}|\s{1,2}to\s{1,2})"
+)
 VALUE = rf"{NUMBER}(?:\s{{0,2}}-?{UNIT})?(?:\s{{0,2}}{AXIS})?"
 RUN = re.compile(rf"{VALUE}(?:{LINK}{VALUE}){{0,8}}")
 # The common form: one unit at the end, and no list or range.
