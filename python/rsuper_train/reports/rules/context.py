@@ -112,6 +112,8 @@ def mark(items: list[Item], tokens: Words) -> None:
         if kinds & c.LESION:
             if origin:
                 item.off = "origin"
+            elif landmark and _is_known(items, position):
+                item.off = "landmark"
             elif negated and not (definite and _presupposed(items, position)):
                 item.off = "negated"
                 denied = True
@@ -137,6 +139,16 @@ def _lists_on(items: list[Item], position: int) -> bool:
         if item.kinds & c.OR:
             return True
         if item.kinds & (c.SIZE | CLOSED):
+            return False
+    return False
+
+
+def _is_known(items: list[Item], position: int) -> bool:
+    """ "compression by the pelvic mass" brings in no new lesion; "abutting the 3 cm mass" may."""
+    for before in reversed(items[:position]):
+        if before.kinds & c.DEFINITE:
+            return True
+        if not before.kinds & (ANATOMY | c.ATTENUATION):
             return False
     return False
 

@@ -329,6 +329,8 @@ def _begin(items: list[Item], last: int, at: int) -> int:
 
 def _end(items: list[Item], last: int, behind: int) -> int:
     """Where its words end: before a statement of its own ("...; the right kidney is normal")."""
+    if items[0].kinds & c.END:
+        return behind
     for position in range(last + 1, behind):
         if items[position].kinds & c.NORMAL and not items[position].kinds & c.NEUTRAL:
             while position > last + 1 and not items[position].kinds & BREAKS:

@@ -72,6 +72,7 @@ class Reader:
         self._carried: Where = NOWHERE
         self._paragraph = -1
         self._headed = False
+        self._left: list[Item] | None = None
         self._group: list[Row] = []
         self._last: list[Row] = []
 
@@ -87,6 +88,8 @@ class Reader:
         headed = self._heading(sentence)
         parse = self._parse(sentence, bool(headed))
         kinds = parse.kinds
+        if headed and sentence.first == sentence.body and self._leaves(sentence, parse, headed):
+            headed = []
         if kinds & WHERE or sentence.heading:
             self.spoke_of_organ = True
         if kinds & c.FINDING and not kinds & (c.LESION | c.NEGATION):
@@ -115,10 +118,20 @@ class Reader:
         return parse
 
     def _heading(self, sentence: Sentence) -> list[Where]:
-        if not sentence.heading:
+        if not sentence.heading or sentence.heading is self._left:
             return []
         spots = find_spots(sentence.heading)
         return [self.where(spot, NOWHERE) for spot in spots if spot.settled()]
+
+    def _leaves(self, sentence: Sentence, parse: Parse, headed: list[Where]) -> bool:
+        """Whether a new line speaks of another organ than its heading, which then is none any more."""
+        if not sentence.first or "n" not in self.tokens.gaps[sentence.first - 1]:
+            return False
+        organs = {spot.settled() for spot in parse.spots if not spot.off} - {"", ELSEWHERE}
+        if organs and organs.isdisjoint(place[0] for place in headed):
+            self._left = sentence.heading
+            return True
+        return False
 
     def look_again(self, parse: Parse) -> None:
         """Give the last rows the attenuation that a sentence adds ("It is hypodense.")."""
@@ -229,7 +242,7 @@ class Statement:
 
     def _is_advice(self, mention: Mention) -> bool:
         """ "nodules smaller than 6 mm need no follow-up"."""
-        if not any(item.kinds & c.ADVICE for item in self.items) or mention.sizes:
+        if not self.kinds & c.ADVICE or mention.sizes:
             return False
         if self.reader.rows and not any(spot.settled() for spot in mention.spots):
             return True
