@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 from rsuper_train.reports.rules.concepts import Phrases
-from rsuper_train.reports.rules.reader import Key, Parse, Reader, Where
+from rsuper_train.reports.rules.parse import Key, Parse
+from rsuper_train.reports.rules.places import Where
+from rsuper_train.reports.rules.reader import Reader
 from rsuper_train.reports.rules.rows import Row
 from rsuper_train.reports.rules.tokens import Tokens
 from rsuper_train.reports.schema import Place, Report, Tumour, hash_text

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from rsuper_train.reports.rules.mentions import GENERIC
+from rsuper_train.reports.rules.heads import GENERIC
 
 TOLERANCE = 1.0
 
