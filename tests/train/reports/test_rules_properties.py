@@ -60,8 +60,8 @@ def test_good_reports_have_no_flags(report: str) -> None:
 
 @pytest.mark.parametrize(
     "piece",
-    ["a", " ", "\n", ".", "1", "2 x ", "2 cm and ", "segments 1, ", "cysts in the liver ", "no lesion or ", "liver: ", "(",
-     "Liver cysts. Another 2 cm. ", "The largest lesion measures 3 mm. ", REPORTS[1]],
+    ["a", " ", "\n", ".", "1", "2 x ", "2 cm and ", "segments 1, ", "cysts in the liver ", "no lesion or ", "liver: ",
+     "(", "multiple cysts ", "Liver cysts. Another 2 cm. ", "The largest lesion measures 3 mm. ", REPORTS[1]],
     ids=lambda piece: piece[:12],
 )  # fmt: skip
 def test_time_is_linear(piece: str) -> None:

@@ -47,13 +47,14 @@ SIDE = LEFT | RIGHT | BILATERAL
 SECTION = SECTION_PAST | SECTION_CURRENT | SECTION_IMPRESSION
 
 # Words that are a part of an organ only where that organ is spoken of.
-WEAK_PARTS = frozenset(
-    "head neck body tail dome fundus fundal right_dome ascending descending transverse hop body pole upper_third "
-    "lower_third mid_third mid_zone mid_portion midportion".replace("_", " ").split(" ")
-) | {"right dome", "upper third", "lower third", "mid third", "mid zone", "mid portion"}
-PLURALS = frozenset(
-    ["foci", "mets", "metastases", "disease", "secondaries", "calculi", "diverticula", "hemangiomata", "haemangiomata"]
-)
+WEAK_PARTS = frozenset((
+    "head", "neck", "body", "tail", "hop", "dome", "right dome", "fundus", "fundal", "ascending", "descending",
+    "transverse", "upper third", "lower third", "mid third", "mid zone", "mid portion", "midportion",
+))  # fmt: skip
+PLURALS = frozenset((
+    "foci", "mets", "metastases", "disease", "secondaries", "calculi", "diverticula", "hemangiomata",
+    "haemangiomata",
+))  # fmt: skip
 
 
 @dataclass(slots=True)

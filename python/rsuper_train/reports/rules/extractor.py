@@ -20,33 +20,10 @@ NO_ORGAN = "no sentence about an organ"
 OVERSIZED = "size above 500 mm"
 
 ENOUGH_WORDS = 12
-ENGLISH = frozenset(
-    [
-        "the",
-        "of",
-        "and",
-        "in",
-        "is",
-        "no",
-        "with",
-        "are",
-        "for",
-        "to",
-        "a",
-        "or",
-        "on",
-        "there",
-        "was",
-        "this",
-        "within",
-        "without",
-        "has",
-        "not",
-        "be",
-        "as",
-        "at",
-    ]
-)
+ENGLISH = frozenset((
+    "the", "of", "and", "in", "is", "no", "with", "are", "for", "to", "a", "or", "on", "there", "was", "this",
+    "within", "without", "has", "not", "be", "as", "at",
+))  # fmt: skip
 
 
 class RulesExtractor:

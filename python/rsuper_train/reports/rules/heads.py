@@ -15,21 +15,10 @@ MODIFIER = (
 HEADS = c.LESION | c.FINDING | c.FEATURE | c.LARGEST | c.ANOTHER | c.ONE
 LINK = c.HIGH | c.LOW | c.SAME | c.OR | c.OPEN | c.SLASH | c.COLON | c.DASH
 # As adjectives ("and possible cysts") these begin a lesion of its own.
-ADJECTIVES = frozenset(
-    [
-        "possible",
-        "probable",
-        "likely",
-        "suspected",
-        "questionable",
-        "presumed",
-        "suspicious",
-        "apparent",
-        "potential",
-        "vague",
-        "equivocal",
-    ]
-)
+ADJECTIVES = frozenset((
+    "possible", "probable", "likely", "suspected", "questionable", "presumed", "suspicious", "apparent", "potential",
+    "vague", "equivocal",
+))  # fmt: skip
 NEVER_ALONE = frozenset(("target", "index", "reference", "representative"))
 ELLIPSES = frozenset(("another", "second", "third", "fourth", "other", "one"))
 OTHERS = c.LARGEST | c.ANOTHER | c.ONE

@@ -28,89 +28,23 @@ from rsuper_train.reports.rules.tokens import Tokens
 
 TITLES = frozenset(("dr", "drs", "mr", "mrs", "ms", "prof", "fig", "e", "g", "i", "eg", "ie", "st", "vs", "al"))
 # No end of a sentence where a small letter or a digit follows.
-ABBREVIATIONS = frozenset(
-    (
-        "approx",
-        "cf",
-        "ca",
-        "resp",
-        "incl",
-        "ser",
-        "im",
-        "img",
-        "pt",
-        "neg",
-        "prev",
-        "seg",
-        "segs",
-        "pulm",
-        "abd",
-        "max",
-        "min",
-    )
-)
+ABBREVIATIONS = frozenset((
+    "approx", "cf", "ca", "resp", "incl", "ser", "im", "img", "pt", "neg", "prev", "seg", "segs", "pulm", "abd",
+    "max", "min",
+))  # fmt: skip
 # A line that ends in one of these goes on in the next line.
-OPEN_ENDS = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "of",
-        "in",
-        "on",
-        "at",
-        "to",
-        "and",
-        "or",
-        "with",
-        "without",
-        "no",
-        "is",
-        "are",
-        "was",
-        "were",
-        "measuring",
-        "measures",
-        "by",
-        "for",
-        "from",
-        "this",
-        "that",
-        "which",
-        "than",
-        "approximately",
-        "about",
-        "up",
-        "segment",
-        "left",
-        "right",
-        "both",
-        "into",
-        "within",
-        "adjacent",
-        "largest",
-    ]
-)
-TECHNICAL = frozenset(
-    [
-        "technique",
-        "comparison",
-        "comparisons",
-        "exam",
-        "examination",
-        "procedure",
-        "study",
-        "protocol",
-        "contrast",
-        "dose",
-        "tech",
-        "comp",
-        "dlp",
-    ]
-)
-EXAMINATIONS = frozenset(
-    ["ct", "cect", "mri", "mr", "pet", "tomography", "ultrasound", "scan", "template", "worksheet", "report"]
-)
+OPEN_ENDS = frozenset((
+    "a", "an", "the", "of", "in", "on", "at", "to", "and", "or", "with", "without", "no", "is", "are", "was", "were",
+    "measuring", "measures", "by", "for", "from", "this", "that", "which", "than", "approximately", "about", "up",
+    "segment", "left", "right", "both", "into", "within", "adjacent", "largest",
+))  # fmt: skip
+TECHNICAL = frozenset((
+    "technique", "comparison", "comparisons", "exam", "examination", "procedure", "study", "protocol", "contrast",
+    "dose", "tech", "comp", "dlp",
+))  # fmt: skip
+EXAMINATIONS = frozenset((
+    "ct", "cect", "mri", "mr", "pet", "tomography", "ultrasound", "scan", "template", "worksheet", "report",
+))  # fmt: skip
 PLACE_NAMES = ORGAN | PART | ELSEWHERE | FINDING | AND | COMMA | SLASH | SIDE
 SHORT_LINE = 45
 LONGEST = 300

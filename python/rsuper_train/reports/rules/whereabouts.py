@@ -125,7 +125,7 @@ class Whereabouts:
     def _coordinated(self, position: int) -> list[Spot]:
         """Spots behind the next mention, for "cysts and hemangiomas in the liver"."""
         mention = self.mentions[position]
-        for following in self.mentions[position + 1 :]:
+        for following in self.mentions[position + 1 : position + 4]:
             between = self.items[mention.last + 1 : following.at]
             if (
                 following.other
