@@ -85,6 +85,11 @@ def test_lesions_elsewhere_make_no_row(text: str) -> None:
         ("LIVER: Normal size. 9 mm cyst.\nSPLEEN: 8 mm cyst.", ["liver: 9", "spleen: 8"]),
         ("The liver is enlarged. There is a 9 mm cyst.", ["liver: 9"]),
         ("A 9 mm cyst in the liver and a 8 mm cyst in the spleen.", ["liver: 9", "spleen: 8"]),
+        (
+            "The right lobe metastasis has grown from 2 cm to 3 cm and the left lobe metastasis from 2 cm to 1 cm.",
+            [f"liver, {RIGHT}: 30", f"liver, {LEFT}: 10"],
+        ),
+        ("Liver: no lesion.\nSpleen shows a 9 mm cyst. No stone. 8 mm cyst.", ["spleen: 9", "spleen: 8"]),
         ("Cysts in the liver and both kidneys.", ["liver: many", "bilateral kidney: many"]),
         (
             "Right kidney shows a 9 mm cyst, left kidney shows a 3 cm mass.",

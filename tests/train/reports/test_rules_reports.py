@@ -16,6 +16,10 @@ from tests.train.reports.texts import REPORTS
         ("Two liver lesions measuring 2.4 x 1.9 cm and 18 mm.", ["liver: 24 x 19", "liver: 18"]),
         ("Two liver cysts, both measuring 1 cm.", ["liver: 10", "liver: 10"]),
         ("Three liver cysts, the largest 25 mm.", ["liver: 25", "liver: ?", "liver: ?"]),
+        (
+            "Bilateral renal cysts, measuring up to 3.4 cm in the right lower pole.",
+            ["right kidney, lower pole: 34", "bilateral kidney: many"],
+        ),
         ("Bilateral renal cysts.", ["bilateral kidney: many"]),
         (
             "Two lesions in the liver. The larger measures 2 cm in segment 5 and the smaller 1 cm in segment 8.",

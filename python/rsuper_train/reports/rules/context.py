@@ -141,6 +141,8 @@ def _presupposed(items: list[Item], position: int) -> bool:
 
 def _is_origin(items: list[Item], position: int) -> bool:
     """ "metastases from renal cell carcinoma", not "6 cm from the kidney"."""
+    if position + 1 < len(items) and items[position + 1].kinds & c.SIZE:
+        return False
     for before in reversed(items[:position]):
         if before.kinds & c.LESION:
             return before.phrase.lesion == "metastasis"
@@ -218,6 +220,9 @@ def _is_prior(cue: Item, items: list[Item], position: int, tokens: Words, in_par
         if in_parentheses or (cue.start and tokens.gaps[cue.start - 1].endswith("(")):
             return True
         return _other_size(items, position)
+    if word == "from" and size.size is not None and size.size.upper:
+        size.size.diameters = size.size.upper
+        return False
     if word in ("vs", "versus", "from", "relative"):
         return _other_size(items, position)
     return cue.kinds & c.NEUTRAL == 0 and size.start - cue.end <= 6

@@ -12,6 +12,7 @@ MODIFIER = (
     c.SIZE | c.ATTENUATION | ANATOMY | c.NUMBER | c.MANY | c.ANOTHER | c.ONE | c.DEFINITE | c.HIGH | c.LOW | c.LARGEST
     | c.NEUTRAL | c.PARTIAL | c.AXIS | c.NEGATION | c.BOUND | c.EXAMPLE | c.REFERENCE | c.UP_TO | c.FEATURE
 )  # fmt: skip
+DOUBTS = c.HIGH | c.LOW
 HEADS = c.LESION | c.FINDING | c.FEATURE | c.LARGEST | c.ANOTHER | c.ONE
 LINK = c.HIGH | c.LOW | c.SAME | c.OR | c.OPEN | c.SLASH | c.COLON | c.DASH
 # As adjectives ("and possible cysts") these begin a lesion of its own.
@@ -96,8 +97,12 @@ def find_heads(items: list[Item], tokens: Words) -> list[Mention]:
             continue
         if kinds & c.LESION and not (kinds & c.FEATURE and mentions):
             last = mentions[-1] if mentions else None
+            if last is not None and last.other and len(mentions) > 1 and items[position - 1].kinds & DOUBTS:
+                last = mentions[-2]
             if last is not None and not last.other and _is_same(items, last, position, tokens.words):
                 last.last = position
+                if items[position - 1].kinds & DOUBTS:
+                    last.certainty = "low" if items[position - 1].kinds & c.LOW else "high"
                 _specify(last, item)
             else:
                 mentions.append(Mention(position, items))

@@ -16,6 +16,7 @@ IN_PHRASE = MODIFIER | c.COMMA | c.CHANGE | c.FINDING | c.PLACE
 SUBJECT = ANATOMY | c.DEFINITE | c.ONE | c.PLACE
 SAID = c.ATTENUATION | c.HIGH | c.LOW
 AFTER = c.EXAMPLE | c.LARGEST | c.UP_TO | c.EACH | c.RESPECTIVELY
+STATES = c.VERB | c.COLON | c.WITH
 LOOKS = c.ATTENUATION | c.SIZE
 COMPLETE = c.END | c.SEMICOLON | c.NORMAL
 OPENING = c.COMMA | c.VERB | c.COLON | c.WITH
@@ -99,6 +100,10 @@ def _with_subject(items: list[Item], last: int, begin: int) -> int:
     while anatomy - 1 > last and items[anatomy - 1].kinds & SUBJECT:
         anatomy -= 1
     if anatomy == position or anatomy - 1 <= last:
+        return begin
+    if position == begin and not items[anatomy].kinds & c.PLACE:
+        return begin
+    if not items[anatomy].kinds & c.PLACE and not any(i.kinds & STATES for i in items[position:begin]):
         return begin
     before = items[anatomy - 1].kinds
     if before & BREAKS:

@@ -35,12 +35,15 @@ MULTIPLIERS = {"m": 1.0, "c": 10.0}
 
 @dataclass(slots=True)
 class Size:
-    """Diameters in mm of one lesion as written in text[start:end]; a range has kept its larger value."""
+    """Diameters in mm of one lesion as written in text[start:end].
+
+    A range has its larger value; `upper` is what stands behind the "to", which after a "from" is the current size.
+    """
 
     diameters: tuple[float, ...]
     start: int
     end: int
-    is_range: bool = False
+    upper: tuple[float, ...] = ()
     axis: bool = False
 
 
@@ -163,7 +166,7 @@ def _sizes(values: list[_Value]) -> list[Size]:
         elif joined and group[0].link == "-":
             last = joined[-1]
             larger = size if len(size.diameters) > 1 else max(size, last, key=lambda s: max(s.diameters))
-            joined[-1] = Size(larger.diameters, last.start, size.end, is_range=True)
+            joined[-1] = Size(larger.diameters, last.start, size.end, upper=size.diameters)
         else:
             joined.append(size)
     return [size for size in joined if min(size.diameters) > 0]

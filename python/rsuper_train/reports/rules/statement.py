@@ -93,7 +93,10 @@ class Statement(Denials):
         if not sizes:
             return []
         if len(sizes) == 1:
-            return [(self._diameters(sizes[0]), places[0])]
+            place = places[0]
+            if mention.plural and any(spot.first > mention.cut for spot in mention.spots):
+                place = self._own_places(mention, places)[0] or place
+            return [(self._diameters(sizes[0]), place)]
         if self._one_lesion(mention):
             joined = tuple(diameter for item in sizes for diameter in self._diameters(item))[:3]
             return [(joined, places[0])]
