@@ -8,7 +8,7 @@ from rsuper_train.reports.rules import concepts as c
 from rsuper_train.reports.rules.denials import Denials
 from rsuper_train.reports.rules.heads import GENERIC, Mention
 from rsuper_train.reports.rules.places import ANATOMY, ELSEWHERE, UNKNOWN, Where, order
-from rsuper_train.reports.rules.rows import Row, complete, same_place, same_size, same_type
+from rsuper_train.reports.rules.rows import TOLERANCE, Row, complete, same_place, same_size, same_type
 from rsuper_train.reports.rules.scan import Item
 from rsuper_train.reports.rules.whereabouts import says_where
 
@@ -214,7 +214,11 @@ class Statement(Denials):
         if not earlier:
             return False
         if row.diameters:
-            twin = next((r for r in earlier if same_size(r.diameters, row.diameters) and same_type(r, row)), None)
+            # two lesions of 8 and 9 mm are findings of their own; a summary rounds
+            tolerance = TOLERANCE if row.impression or mention.definite else 0.0
+            twin = next(
+                (r for r in earlier if same_size(r.diameters, row.diameters, tolerance) and same_type(r, row)), None
+            )
             last = self.reader.last
             if (
                 twin is None
