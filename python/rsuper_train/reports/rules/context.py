@@ -221,7 +221,7 @@ def _is_prior(cue: Item, items: list[Item], position: int, tokens: Words, in_par
             return True
         return _other_size(items, position)
     if word == "from" and size.size is not None and size.size.upper:
-        size.size.diameters = size.size.upper
+        size.changed = True
         return False
     if word in ("vs", "versus", "from", "relative"):
         return _other_size(items, position)

@@ -10,10 +10,12 @@ from rsuper_train.reports.rules.heads import Mention
 from rsuper_train.reports.rules.mentions import find_mentions
 from rsuper_train.reports.rules.places import ANATOMY, Spot, find_spots
 from rsuper_train.reports.rules.scan import Words, scan
-from rsuper_train.reports.rules.sizes import find_sizes
+from rsuper_train.reports.rules.sizes import Size
 from rsuper_train.reports.rules.tokens import Tokens
 
-# The words of a sentence, and whether it stands under a heading.
+# Sizes by their first word, with the word behind.
+Sizes = dict[int, tuple[Size, int]]
+# The words of a sentence with its sizes by kind, and whether it stands under a heading.
 Key = tuple[str, bool]
 
 
@@ -22,11 +24,14 @@ class Parse:
 
     __slots__ = ("items", "kinds", "mentions", "spots", "words")
 
-    def __init__(self, tokens: Tokens, phrases: Phrases, first: int, last: int, headed: bool) -> None:
-        items = scan(tokens, phrases, first, last, find_sizes(tokens, first, last))
+    def __init__(self, tokens: Tokens, phrases: Phrases, first: int, last: int, headed: bool, sizes: Sizes) -> None:
+        items = scan(tokens, phrases, first, last, sizes)
+        order = {start: number for number, start in enumerate(sizes)}
         kinds = 0
         for item in items:
             kinds |= item.kinds
+            if item.kinds & c.SIZE:
+                item.number = order[item.start]
             item.start -= first
             item.end -= first
         self.items = items

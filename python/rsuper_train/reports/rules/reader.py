@@ -10,13 +10,14 @@ from rsuper_train.reports.rules.places import ELSEWHERE, NOWHERE, UNKNOWN, Spot,
 from rsuper_train.reports.rules.rows import Row
 from rsuper_train.reports.rules.scan import Item
 from rsuper_train.reports.rules.sentences import Sentence, split
+from rsuper_train.reports.rules.sizes import Size, find_sizes
 from rsuper_train.reports.rules.statement import LOOK_BACK, Statement
 from rsuper_train.reports.rules.tokens import Tokens
 
 WHERE = c.ORGAN | c.PART
 STATED = c.LESION | c.NORMAL
 # Sentences whose parse is kept, and how long they may be; what a report says twice is short.
-REMEMBERED = 4096
+REMEMBERED = 2048
 LONGEST_REMEMBERED = 300
 
 
@@ -33,6 +34,7 @@ class Reader:
         self.oversized = False
         self.carried: Where = NOWHERE
         self._paragraph = -1
+        self.sizes: list[Size] = []
         self._headed = False
         self._left: list[Item] | None = None
         self.group: list[Row] = []
@@ -69,15 +71,29 @@ class Reader:
         """The concepts of a sentence; reports repeat theirs word by word, so parses are remembered."""
         tokens = self.tokens
         first, last = sentence.body, sentence.last
-        key = tokens.lowered[tokens.starts[first] : tokens.ends[last]], headed
+        sizes = find_sizes(tokens, first, last)
+        self.sizes = [size for size, _ in sizes.values()]
+        key = self._words(first, last), headed
         parse = self._parses.get(key)
         if parse is None:
-            parse = Parse(tokens, self.phrases, first, last, headed)
+            parse = Parse(tokens, self.phrases, first, last, headed, sizes)
             if len(self._parses) >= REMEMBERED:
                 self._parses.clear()
             if len(key[0]) <= LONGEST_REMEMBERED:
                 self._parses[key] = parse
         return parse
+
+    def _words(self, first: int, last: int) -> str:
+        """The words first..last with their sizes by kind: "a cyst of 9 mm" is parsed as "a cyst of 8 mm" was."""
+        text = self.tokens.lowered
+        at, end = self.tokens.starts[first], self.tokens.ends[last]
+        if not self.sizes:
+            return text[at:end]
+        pieces = []
+        for size in self.sizes:
+            pieces += text[at : size.start], size.kind
+            at = size.end
+        return "".join((*pieces, text[at:end]))
 
     def _heading(self, sentence: Sentence) -> list[Where]:
         if not sentence.heading or sentence.heading is self._left:

@@ -81,6 +81,7 @@ class Words:
 class Item:
     """One concept: bits of what it is, words start..end (exclusive), and what it means.
 
+    `number` of a size is its position among those of the sentence; `changed`: it is what a "from ... to ..." ends with.
     `parts`, `number` and `size` are for liver segments, numbers and sizes; `off` says why a concept does not count
     (it is negated, history, a landmark, ...), "" where it does.
     """
@@ -88,6 +89,7 @@ class Item:
     number = 0
     size: Size | None = None
     off = ""
+    changed = False
 
     def __init__(self, kinds: int, start: int, end: int, phrase: Phrase = MARK) -> None:
         self.kinds = kinds

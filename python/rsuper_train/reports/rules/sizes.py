@@ -46,6 +46,11 @@ class Size:
     upper: tuple[float, ...] = ()
     axis: bool = False
 
+    @property
+    def kind(self) -> str:
+        """All of it but the numbers, which is all that the reading of a sentence depends on."""
+        return f"\x01{len(self.diameters)}{'u' if self.upper else ''}{'a' if self.axis else ''}"
+
 
 def find_sizes(tokens: Tokens, first: int, last: int) -> dict[int, tuple[Size, int]]:
     """The sizes among the words first..last by their first word, each with the word behind its last."""

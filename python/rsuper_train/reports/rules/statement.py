@@ -128,9 +128,10 @@ class Statement(Denials):
 
     def _diameters(self, item: Item) -> tuple[float, ...]:
         """Of a size; () for an impossible one, which is flagged."""
-        assert item.size is not None
-        if max(item.size.diameters) <= LARGEST_DIAMETER:
-            return item.size.diameters
+        size = self.reader.sizes[item.number]
+        diameters = size.upper if item.changed else size.diameters
+        if max(diameters) <= LARGEST_DIAMETER:
+            return diameters
         self.reader.oversized = True
         return ()
 
