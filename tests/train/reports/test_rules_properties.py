@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rsuper_train.reports.rules import RulesExtractor
 from rsuper_train.reports.rules.tokens import Tokens, fold
 from tests.train.reports.fuzz import PIECES, faults, texts
 from tests.train.reports.rows import extract, extractor
-from tests.train.reports.texts import REPORTS
+from tests.train.reports.texts import REPORTS, SENTENCES
 
+FRESH = RulesExtractor()
 PHRASES = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=4)), max_size=30).map(" ".join)
 
 
@@ -29,6 +31,12 @@ def test_folding_keeps_offsets(text: str) -> None:
     tokens = Tokens(text)
     assert len(tokens.words) == len(tokens.gaps) == len(tokens.starts) == len(tokens.ends)
     assert [tokens.lowered[a:b] for a, b in zip(tokens.starts, tokens.ends, strict=True)] == tokens.words
+
+
+def test_what_was_read_before_changes_nothing() -> None:
+    for text in (*REPORTS, *SENTENCES):
+        assert extract(text) == FRESH.extract("case", text)
+        FRESH._parses.clear()
 
 
 def test_fuzzed_texts() -> None:

@@ -37,7 +37,7 @@ class RulesExtractor:
 
     def __init__(self, vocabulary: Vocabulary | None = None) -> None:
         self._phrases = Phrases(vocabulary or load_vocabulary())
-        self._parses: dict[Key, Parse] = {}
+        self._parses: dict[Key, Parse | None] = {}
         self._english = ENGLISH | self._phrases.words
 
     def extract(self, id: str, text: str) -> Report:

@@ -17,14 +17,14 @@ from rsuper_train.reports.rules.tokens import Tokens
 WHERE = c.ORGAN | c.PART
 STATED = c.LESION | c.NORMAL
 # Sentences whose parse is kept, and how long they may be; what a report says twice is short.
-REMEMBERED = 2048
+REMEMBERED = 8192
 LONGEST_REMEMBERED = 300
 
 
 class Reader:
     """State while one report is read; `rows` and `negatives` are what it has said so far."""
 
-    def __init__(self, tokens: Tokens, phrases: Phrases, parses: dict[Key, Parse]) -> None:
+    def __init__(self, tokens: Tokens, phrases: Phrases, parses: dict[Key, Parse | None]) -> None:
         self.tokens = tokens
         self.phrases = phrases
         self._parses = parses
@@ -37,6 +37,8 @@ class Reader:
         self.sizes: list[Size] = []
         self._headed = False
         self._left: list[Item] | None = None
+        self._heading_read: list[Item] | None = None
+        self._headings: list[Where] = []
         self.group: list[Row] = []
         self.last: list[Row] = []
 
@@ -80,7 +82,8 @@ class Reader:
             if len(self._parses) >= REMEMBERED:
                 self._parses.clear()
             if len(key[0]) <= LONGEST_REMEMBERED:
-                self._parses[key] = parse
+                # kept when it comes a second time: most sentences that are new stay the only ones
+                self._parses[key] = parse if key in self._parses else None
         return parse
 
     def _words(self, first: int, last: int) -> str:
@@ -98,8 +101,11 @@ class Reader:
     def _heading(self, sentence: Sentence) -> list[Where]:
         if not sentence.heading or sentence.heading is self._left:
             return []
-        spots = find_spots(sentence.heading)
-        return [self.where(spot, NOWHERE) for spot in spots if spot.settled()]
+        if sentence.heading is not self._heading_read:
+            self._heading_read = sentence.heading
+            spots = find_spots(sentence.heading)
+            self._headings = [self.where(spot, NOWHERE) for spot in spots if spot.settled()]
+        return self._headings
 
     def _leaves(self, sentence: Sentence, parse: Parse, headed: list[Where]) -> bool:
         """Whether a new line speaks of another organ than its heading, which then is none any more."""

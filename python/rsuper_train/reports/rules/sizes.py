@@ -55,6 +55,9 @@ class Size:
 def find_sizes(tokens: Tokens, first: int, last: int) -> dict[int, tuple[Size, int]]:
     """The sizes among the words first..last by their first word, each with the word behind its last."""
     text, starts = tokens.lowered, tokens.starts
+    words = tokens.lowered[starts[first] : tokens.ends[last]]
+    if "mm" not in words and "cm" not in words and "met" not in words:
+        return {}
     found: dict[int, tuple[Size, int]] = {}
     behind = 0
     for index, word in enumerate(tokens.words[first : last + 1], first):

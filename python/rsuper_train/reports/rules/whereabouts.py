@@ -53,6 +53,12 @@ class Whereabouts:
     def _places(self, mention: Mention, position: int, before: list[Where]) -> list[Where]:
         """Where the lesions of a mention are; several organs or sides for several lesions."""
         spots = mention.spots
+        if (
+            len(spots) == 1
+            and (organ := spots[0].settled())
+            and (spots[0].side or organ not in self.reader.phrases.paired)
+        ):
+            return [self.reader.where(spots[0], NOWHERE)]
         context = self._nearest(mention, before)
         if not says_where(spots):
             spots = self._coordinated(position) or spots
