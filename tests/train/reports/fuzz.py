@@ -13,8 +13,9 @@ from tests.train.reports.texts import REPORTS, SENTENCES
 
 SEED = 5
 PIECES = (
-    "no", "without", "liver", "left", "segment", "IVa", "2.4", "x", "×", "by", "cm", "mm", "1,5", "-", "to", "and", "or",
-    ",", ";", ":", ".", "\n", "\n\n", "(", ")", "/", "<", ">", "previously", "largest", "both", "lesion", "cysts", "HCC",
+    "no", "without", "liver", "left", "segment", "IVa", "2.4", "x", "×", "by", "cm", "mm", "1,5", "-", "to", "and",
+    "or",     ",", ";", ":", ".", "\n", "\n\n", "(", ")", "/", "<", ">", "previously", "largest", "both",
+    "lesion", "cysts", "HCC",
     "kidney", "head", "upper pole", "series 3 image 45", "999999", "0 mm", "IMPRESSION:", "HISTORY:", "1.", "•", "??",
     "history of", "metastases from", "adjacent to", "the", "a", "two", "20", "respectively", "stone", "normal", "s/p",
     "½", "٣", "²", "\u00a0", "\x00", "İ", "ß", "ﬁ", "\ud800", "é", "肝", "😀", "<b>", "&nbsp;", "{\\rtf1",

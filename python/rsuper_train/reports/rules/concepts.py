@@ -13,18 +13,18 @@ from rsuper_train.reports.vocabulary import Organ, Vocabulary
 
 # One bit for each thing that a phrase may be.
 CUES = (
-    "negation", "negation after", "neutral", "change", "normal", "partial", "history", "hypothetical", "end of scope",
-    "verb", "advice", "of",    "prior", "current", "bound", "up to", "now", "largest", "example", "each", "respectively", "distance", "axis",
-    "measure",    "reference", "landmark", "place", "origin", "high", "low", "same", "many", "another", "one", "definite", "pronoun",
-    "and", "or", "with", "left", "right", "bilateral", "finding", "feature", "section past", "section current",
-    "section impression",
+    "negation", "negation after", "neutral", "change", "normal", "partial", "history", "hypothetical",
+    "end of scope", "verb", "advice", "of", "prior", "current", "bound", "up to", "now", "largest", "example",
+    "each", "respectively", "distance", "axis", "measure", "reference", "landmark", "place", "origin", "high", "low",
+    "same", "many", "another", "one", "definite", "pronoun", "and", "or", "with", "left", "right", "bilateral",
+    "finding", "feature", "section past", "section current", "section impression",
 )  # fmt: skip
 BIT = {cue: 1 << position for position, cue in enumerate(CUES)}
 (
-    NEGATION, NEGATION_AFTER, NEUTRAL, CHANGE, NORMAL, PARTIAL, HISTORY, HYPOTHETICAL, END, VERB, ADVICE, OF,
-    PRIOR, CURRENT, BOUND, UP_TO, NOW, LARGEST, EXAMPLE, EACH, RESPECTIVELY, DISTANCE, AXIS, MEASURE,
-    REFERENCE, LANDMARK, PLACE, ORIGIN, HIGH, LOW, SAME, MANY, ANOTHER, ONE, DEFINITE, PRONOUN,
-    AND, OR, WITH, LEFT, RIGHT, BILATERAL, FINDING, FEATURE, SECTION_PAST, SECTION_CURRENT, SECTION_IMPRESSION,
+    NEGATION, NEGATION_AFTER, NEUTRAL, CHANGE, NORMAL, PARTIAL, HISTORY, HYPOTHETICAL, END, VERB, ADVICE, OF, PRIOR,
+    CURRENT, BOUND, UP_TO, NOW, LARGEST, EXAMPLE, EACH, RESPECTIVELY, DISTANCE, AXIS, MEASURE, REFERENCE, LANDMARK,
+    PLACE, ORIGIN, HIGH, LOW, SAME, MANY, ANOTHER, ONE, DEFINITE, PRONOUN, AND, OR, WITH, LEFT, RIGHT, BILATERAL,
+    FINDING, FEATURE, SECTION_PAST, SECTION_CURRENT, SECTION_IMPRESSION,
 ) = BIT.values()  # fmt: skip
 (
     LESION,
@@ -47,13 +47,14 @@ SIDE = LEFT | RIGHT | BILATERAL
 SECTION = SECTION_PAST | SECTION_CURRENT | SECTION_IMPRESSION
 
 # Words that are a part of an organ only where that organ is spoken of.
-WEAK_PARTS = frozenset(
-    "head neck body tail dome fundus fundal right_dome ascending descending transverse hop body pole upper_third "
-    "lower_third mid_third mid_zone mid_portion midportion".replace("_", " ").split(" ")
-) | {"right dome", "upper third", "lower third", "mid third", "mid zone", "mid portion"}
-PLURALS = frozenset(
-    ["foci", "mets", "metastases", "disease", "secondaries", "calculi", "diverticula", "hemangiomata", "haemangiomata"]
-)
+WEAK_PARTS = frozenset((
+    "head", "neck", "body", "tail", "hop", "dome", "right dome", "fundus", "fundal", "ascending", "descending",
+    "transverse", "upper third", "lower third", "mid third", "mid zone", "mid portion", "midportion",
+))  # fmt: skip
+PLURALS = frozenset((
+    "foci", "mets", "metastases", "disease", "secondaries", "calculi", "diverticula", "hemangiomata",
+    "haemangiomata",
+))  # fmt: skip
 
 
 @dataclass(slots=True)

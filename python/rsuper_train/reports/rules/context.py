@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does not count in a sentence: negated, past, asked-for lesions; landmarks, origins; earlier and bounding sizes."""
+"""What does not count in a sentence: negated, past, asked-for lesions; landmarks, origins; earlier sizes, bounds."""
 
 from __future__ import annotations
 
@@ -8,34 +8,10 @@ from rsuper_train.reports.rules.scan import Item, Words
 
 ANATOMY = c.ORGAN | c.PART | c.ELSEWHERE | c.SIDE
 # Behind a comma these begin something new, which an earlier "no" or "history of" does not reach.
-MONTHS = frozenset(
-    [
-        "january",
-        "february",
-        "march",
-        "april",
-        "may",
-        "june",
-        "july",
-        "august",
-        "september",
-        "october",
-        "november",
-        "december",
-        "jan",
-        "feb",
-        "mar",
-        "apr",
-        "jun",
-        "jul",
-        "aug",
-        "sep",
-        "sept",
-        "oct",
-        "nov",
-        "dec",
-    ]
-)
+MONTHS = frozenset((
+    "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
+    "december", "jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec",
+))  # fmt: skip
 FRESH = c.MANY | c.ONE | c.NUMBER | c.DEFINITE | c.SIZE
 CLOSED = c.END | c.SEMICOLON | c.VERB
 # What changes the scope, or is looked at in it; anything else only passes.
@@ -112,6 +88,8 @@ def mark(items: list[Item], tokens: Words) -> None:
         if kinds & c.LESION:
             if origin:
                 item.off = "origin"
+            elif landmark and _is_known(items, position):
+                item.off = "landmark"
             elif negated and not (definite and _presupposed(items, position)):
                 item.off = "negated"
                 denied = True
@@ -141,6 +119,16 @@ def _lists_on(items: list[Item], position: int) -> bool:
     return False
 
 
+def _is_known(items: list[Item], position: int) -> bool:
+    """ "compression by the pelvic mass" brings in no new lesion; "abutting the 3 cm mass" may."""
+    for before in reversed(items[:position]):
+        if before.kinds & c.DEFINITE:
+            return True
+        if not before.kinds & (ANATOMY | c.ATTENUATION):
+            return False
+    return False
+
+
 def _presupposed(items: list[Item], position: int) -> bool:
     """ "no change in the liver lesion": the lesion stands behind "the" with places and looks alone between."""
     for before in reversed(items[:position]):
@@ -153,6 +141,8 @@ def _presupposed(items: list[Item], position: int) -> bool:
 
 def _is_origin(items: list[Item], position: int) -> bool:
     """ "metastases from renal cell carcinoma", not "6 cm from the kidney"."""
+    if position + 1 < len(items) and items[position + 1].kinds & c.SIZE:
+        return False
     for before in reversed(items[:position]):
         if before.kinds & c.LESION:
             return before.phrase.lesion == "metastasis"
@@ -205,9 +195,9 @@ def _why_not(items: list[Item], position: int, tokens: Words) -> str:
         kinds = following.kinds
         if kinds & c.PRIOR and near and _prior_behind(items, position, tokens):
             return "prior"
-        if kinds & c.DISTANCE and near and not _is_measured(items, position):
-            if tokens.words[following.start] != "from" or not _size_follows(items, position + 1):
-                return "distance"
+        is_from = tokens.words[following.start] == "from" and _size_follows(items, position + 1)
+        if kinds & c.DISTANCE and near and not is_from and not _is_measured(items, position):
+            return "distance"
     return "prior" if _is_dated(tokens, item.end) else ""
 
 
@@ -230,6 +220,9 @@ def _is_prior(cue: Item, items: list[Item], position: int, tokens: Words, in_par
         if in_parentheses or (cue.start and tokens.gaps[cue.start - 1].endswith("(")):
             return True
         return _other_size(items, position)
+    if word == "from" and size.size is not None and size.size.upper:
+        size.changed = True
+        return False
     if word in ("vs", "versus", "from", "relative"):
         return _other_size(items, position)
     return cue.kinds & c.NEUTRAL == 0 and size.start - cue.end <= 6

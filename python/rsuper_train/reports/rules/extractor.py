@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 from rsuper_train.reports.rules.concepts import Phrases
-from rsuper_train.reports.rules.reader import Key, Parse, Reader, Where
+from rsuper_train.reports.rules.parse import Key, Parse
+from rsuper_train.reports.rules.places import Where
+from rsuper_train.reports.rules.reader import Reader
 from rsuper_train.reports.rules.rows import Row
 from rsuper_train.reports.rules.tokens import Tokens
 from rsuper_train.reports.schema import Place, Report, Tumour, hash_text
@@ -18,33 +20,10 @@ NO_ORGAN = "no sentence about an organ"
 OVERSIZED = "size above 500 mm"
 
 ENOUGH_WORDS = 12
-ENGLISH = frozenset(
-    [
-        "the",
-        "of",
-        "and",
-        "in",
-        "is",
-        "no",
-        "with",
-        "are",
-        "for",
-        "to",
-        "a",
-        "or",
-        "on",
-        "there",
-        "was",
-        "this",
-        "within",
-        "without",
-        "has",
-        "not",
-        "be",
-        "as",
-        "at",
-    ]
-)
+ENGLISH = frozenset((
+    "the", "of", "and", "in", "is", "no", "with", "are", "for", "to", "a", "or", "on", "there", "was", "this",
+    "within", "without", "has", "not", "be", "as", "at",
+))  # fmt: skip
 
 
 class RulesExtractor:
@@ -58,7 +37,7 @@ class RulesExtractor:
 
     def __init__(self, vocabulary: Vocabulary | None = None) -> None:
         self._phrases = Phrases(vocabulary or load_vocabulary())
-        self._parses: dict[Key, Parse] = {}
+        self._parses: dict[Key, Parse | None] = {}
         self._english = ENGLISH | self._phrases.words
 
     def extract(self, id: str, text: str) -> Report:

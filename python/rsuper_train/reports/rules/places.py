@@ -14,6 +14,10 @@ GLUE = JOINTS | c.PLACE | c.DEFINITE | c.ONE | c.NEUTRAL | c.ATTENUATION
 # Longer stretches of other words do not join a part and its organ.
 REACH = 5
 ELSEWHERE = "elsewhere"
+UNKNOWN = "unknown"
+# (organ, parts, side), "" for what is not said
+Where = tuple[str, tuple[str, ...], str]
+NOWHERE: Where = ("", (), "")
 WHOLE = c.ORGAN | c.ELSEWHERE
 BEFORE_NOUN = c.DEFINITE | c.ONE | c.SIDE
 OUTSIDE = c.ELSEWHERE | c.FINDING

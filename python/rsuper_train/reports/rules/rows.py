@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from rsuper_train.reports.rules.mentions import GENERIC
+from rsuper_train.reports.rules.heads import GENERIC
 
 TOLERANCE = 1.0
 
@@ -48,12 +48,12 @@ def same_type(one: Row, other: Row) -> bool:
     return one.type in GENERIC[:4] or other.type in GENERIC[:4] or (one.type in GENERIC) != (other.type in GENERIC)
 
 
-def same_size(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    """Equal within 1 mm, where the shorter list may leave diameters out."""
+def same_size(one: tuple[float, ...], other: tuple[float, ...], tolerance: float = TOLERANCE) -> bool:
+    """Equal within `tolerance` mm, where the shorter list may leave diameters out."""
     few, many = sorted((sorted(one, reverse=True), sorted(other, reverse=True)), key=len)
     left = list(many)
     for diameter in few:
-        near = next((d for d in left if abs(d - diameter) <= TOLERANCE), None)
+        near = next((d for d in left if abs(d - diameter) <= tolerance), None)
         if near is None:
             return False
         left.remove(near)

@@ -45,8 +45,8 @@ JOINED = {
     if head != "s" or (form[0].isdigit() and number > 1)
 }
 NUMBERS = {
-    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "couple": 2, "pair": 2,
-    "eleven": 11, "twelve": 12,
+    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "couple": 2,
+    "pair": 2,    "eleven": 11, "twelve": 12,
 }  # fmt: skip
 SPECIAL = SEGMENT_WORDS | JOINED.keys() | NUMBERS.keys()
 MOST = 20
@@ -81,6 +81,7 @@ class Words:
 class Item:
     """One concept: bits of what it is, words start..end (exclusive), and what it means.
 
+    `number` of a size is its position among those of the sentence; `changed`: it is what a "from ... to ..." ends with.
     `parts`, `number` and `size` are for liver segments, numbers and sizes; `off` says why a concept does not count
     (it is negated, history, a landmark, ...), "" where it does.
     """
@@ -88,6 +89,7 @@ class Item:
     number = 0
     size: Size | None = None
     off = ""
+    changed = False
 
     def __init__(self, kinds: int, start: int, end: int, phrase: Phrase = MARK) -> None:
         self.kinds = kinds
@@ -129,9 +131,9 @@ def scan(
                 if len(items) > known:
                     phrase = None
             if phrase is not None:
-                if phrase.kinds & NAMES and start > first and words[start - 1] in LETTERS and gaps[start - 1] == "":
-                    if not items or items[-1].end < start:
-                        items.append(Item(LETTERS[words[start - 1]], start - 1, start))
+                side = LETTERS.get(words[start - 1]) if phrase.kinds & NAMES and start > first else None
+                if side and gaps[start - 1] == "" and (not items or items[-1].end < start):
+                    items.append(Item(side, start - 1, start))
                 items.append(Item(phrase.kinds, start, index, phrase))
         elif word in SPECIAL:
             index = _special(tokens, start, last, items, sizes)

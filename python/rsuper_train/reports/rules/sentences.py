@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rsuper_train.reports.rules.concepts import (
+    AND,
+    COMMA,
     DEFINITE,
     ELSEWHERE,
     FINDING,
@@ -16,103 +18,34 @@ from rsuper_train.reports.rules.concepts import (
     SECTION,
     SECTION_IMPRESSION,
     SECTION_PAST,
+    SIDE,
+    SLASH,
     VERB,
     Phrases,
 )
 from rsuper_train.reports.rules.scan import Item, scan
 from rsuper_train.reports.rules.tokens import Tokens
 
-ABBREVIATIONS = frozenset(
-    [
-        "dr",
-        "drs",
-        "mr",
-        "mrs",
-        "ms",
-        "prof",
-        "approx",
-        "vs",
-        "fig",
-        "cf",
-        "ca",
-        "resp",
-        "incl",
-        "st",
-        "e",
-        "i",
-        "g",
-        "eg",
-        "ie",
-        "al",
-        "ser",
-        "im",
-        "img",
-        "pt",
-        "neg",
-    ]
-)
+TITLES = frozenset(("dr", "drs", "mr", "mrs", "ms", "prof", "fig", "e", "g", "i", "eg", "ie", "st", "vs", "al"))
+# No end of a sentence where a small letter or a digit follows.
+ABBREVIATIONS = frozenset((
+    "approx", "cf", "ca", "resp", "incl", "ser", "im", "img", "pt", "neg", "prev", "seg", "segs", "pulm", "abd",
+    "max", "min",
+))  # fmt: skip
 # A line that ends in one of these goes on in the next line.
-OPEN_ENDS = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "of",
-        "in",
-        "on",
-        "at",
-        "to",
-        "and",
-        "or",
-        "with",
-        "without",
-        "no",
-        "is",
-        "are",
-        "was",
-        "were",
-        "measuring",
-        "measures",
-        "by",
-        "for",
-        "from",
-        "this",
-        "that",
-        "which",
-        "than",
-        "approximately",
-        "about",
-        "up",
-        "segment",
-        "left",
-        "right",
-        "both",
-        "into",
-        "within",
-        "adjacent",
-        "largest",
-    ]
-)
-TECHNICAL = frozenset(
-    [
-        "technique",
-        "comparison",
-        "comparisons",
-        "exam",
-        "examination",
-        "procedure",
-        "study",
-        "protocol",
-        "contrast",
-        "dose",
-        "tech",
-        "comp",
-        "dlp",
-    ]
-)
-EXAMINATIONS = frozenset(
-    ["ct", "cect", "mri", "mr", "pet", "tomography", "ultrasound", "scan", "template", "worksheet", "report"]
-)
+OPEN_ENDS = frozenset((
+    "a", "an", "the", "of", "in", "on", "at", "to", "and", "or", "with", "without", "no", "is", "are", "was", "were",
+    "measuring", "measures", "by", "for", "from", "this", "that", "which", "than", "approximately", "about", "up",
+    "segment", "left", "right", "both", "into", "within", "adjacent", "largest",
+))  # fmt: skip
+TECHNICAL = frozenset((
+    "technique", "comparison", "comparisons", "exam", "examination", "procedure", "study", "protocol", "contrast",
+    "dose", "tech", "comp", "dlp",
+))  # fmt: skip
+EXAMINATIONS = frozenset((
+    "ct", "cect", "mri", "mr", "pet", "tomography", "ultrasound", "scan", "template", "worksheet", "report",
+))  # fmt: skip
+PLACE_NAMES = ORGAN | PART | ELSEWHERE | FINDING | AND | COMMA | SLASH | SIDE
 SHORT_LINE = 45
 LONGEST = 300
 HEADING_WORDS = 7
@@ -140,7 +73,8 @@ class Sentence:
 
 def split(tokens: Tokens, phrases: Phrases) -> Iterator[Sentence]:
     """The sentences of a report in order; headings of sections are no sentences."""
-    section, heading, paragraph = "current", [], 0
+    section, paragraph = "current", 0
+    heading: list[Item] = []
     spoken = False
     technical = False  # a past section about the examination, which a new line may end
     for first, last, blank in _spans(tokens):
@@ -258,15 +192,9 @@ def _lone_heading(tokens: Tokens, phrases: Phrases, first: int, last: int) -> li
     items = scan(tokens, phrases, first, last, None)
     known = sum(item.end - item.start for item in items)
     kinds = _kinds(items)
-    if known == last - first + 1 and not kinds & LESION and kinds & (SECTION | ORGAN | ELSEWHERE):
-        if kinds & SECTION or all(item.kinds & (ORGAN | PART | ELSEWHERE | FINDING | _JOINTS) for item in items):
-            return items
-    return []
-
-
-from rsuper_train.reports.rules.concepts import AND, COMMA, SIDE, SLASH  # noqa: E402
-
-_JOINTS = AND | COMMA | SLASH | SIDE
+    if known != last - first + 1 or kinds & LESION or not kinds & (SECTION | ORGAN | ELSEWHERE):
+        return []
+    return items if kinds & SECTION or all(item.kinds & PLACE_NAMES for item in items) else []
 
 
 def _spans(tokens: Tokens) -> Iterator[tuple[int, int, bool]]:
@@ -292,10 +220,10 @@ def _spans(tokens: Tokens) -> Iterator[tuple[int, int, bool]]:
             if "." in gap and index == first and words[index].isdigit() and _blank_behind(tokens, index):
                 first = index + 1
             continue
-        if index >= first and (words[index] or index > first):
-            if not (index == first and words[index].isdigit() and "." not in gap[1:]):
-                yield (first if words[first] else first + 1), index, blank
-                blank = False
+        lone_number = index == first and words[index].isdigit() and "." not in gap[1:]
+        if index >= first and (words[index] or index > first) and not lone_number:
+            yield (first if words[first] else first + 1), index, blank
+            blank = False
         blank = blank or "P" in gap
         first = index + 1
     if first < count and words[first]:
@@ -310,13 +238,13 @@ def _blank_behind(tokens: Tokens, index: int) -> bool:
 def _ends_sentence(tokens: Tokens, first: int, index: int) -> bool:
     """Whether the full stop behind this word ends the sentence."""
     word = tokens.words[index]
-    if word in ABBREVIATIONS:
-        return False
     if index + 1 >= len(tokens.words) or not tokens.words[index + 1]:
         return True
     behind = tokens.starts[index + 1]
     gap = tokens.text[tokens.ends[index] : behind]
     following = tokens.text[behind]
+    if word in TITLES or (word in ABBREVIATIONS and not following.isupper()):
+        return False
     if len(gap) == 1:
         return (
             len(word) > 1 and word.isalpha() and following.isupper() and tokens.text[behind + 1 : behind + 2].islower()

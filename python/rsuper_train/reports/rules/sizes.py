@@ -12,9 +12,12 @@ from rsuper_train.reports.rules.tokens import Tokens
 # Everything is bounded, so that no text makes the search slower than linear.
 NUMBER = r"(?:\d{1,4}(?:[.,]\d{1,3})?|\.\d{1,2})"
 UNIT = r"(?:(?:mm|cm|millimet(?:er|re)s?|centimet(?:er|re)s?|mms|cms)(?![\w^²³]|\s?/\s?[a-z]|\s?hg\b))"
-AXES = "ap|transverse|trans|trv|tr|tv|cc|si|ml|w|h|l|d|sag|axial|coronal|sagittal|craniocaudal|anteroposterior"
+AXES = "ap|transverse|trans|trv|tr|tv|cc|si|ml|w|h|d|sag|axial|coronal|sagittal|craniocaudal|anteroposterior"
 AXIS = rf"(?:\((?:{AXES})\)|(?:{AXES})\b)"
-LINK = r"(?:\s{0,2}(?:x|by|\*)\s{0,2}|\s{0,2},?\s{1,2}(?:and|or|&)\s{1,2}|,\s{1,2}|\s{0,2}(?:-|→|->)\s{0,2}|\s{1,2}to\s{1,2})"
+LINK = (
+    r"(?:\s{0,2}(?:x|by|\*)\s{0,2}|\s{0,2},?\s{1,2}(?:and|or|&)\s{1,2}|,\s{1,2}"
+    r"|\s{0,2}(?:-|→|->)\s{0,2}|\s{1,2}to\s{1,2})"
+)
 VALUE = rf"{NUMBER}(?:\s{{0,2}}-?{UNIT})?(?:\s{{0,2}}{AXIS})?"
 RUN = re.compile(rf"{VALUE}(?:{LINK}{VALUE}){{0,8}}")
 # The common form: one unit at the end, and no list or range.
@@ -32,18 +35,29 @@ MULTIPLIERS = {"m": 1.0, "c": 10.0}
 
 @dataclass(slots=True)
 class Size:
-    """Diameters in mm of one lesion as written in text[start:end]; a range has kept its larger value."""
+    """Diameters in mm of one lesion as written in text[start:end].
+
+    A range has its larger value; `upper` is what stands behind the "to", which after a "from" is the current size.
+    """
 
     diameters: tuple[float, ...]
     start: int
     end: int
-    is_range: bool = False
+    upper: tuple[float, ...] = ()
     axis: bool = False
+
+    @property
+    def kind(self) -> str:
+        """All of it but the numbers, which is all that the reading of a sentence depends on."""
+        return f"\x01{len(self.diameters)}{'u' if self.upper else ''}{'a' if self.axis else ''}"
 
 
 def find_sizes(tokens: Tokens, first: int, last: int) -> dict[int, tuple[Size, int]]:
     """The sizes among the words first..last by their first word, each with the word behind its last."""
     text, starts = tokens.lowered, tokens.starts
+    words = tokens.lowered[starts[first] : tokens.ends[last]]
+    if "mm" not in words and "cm" not in words and "met" not in words:
+        return {}
     found: dict[int, tuple[Size, int]] = {}
     behind = 0
     for index, word in enumerate(tokens.words[first : last + 1], first):
@@ -160,7 +174,7 @@ def _sizes(values: list[_Value]) -> list[Size]:
         elif joined and group[0].link == "-":
             last = joined[-1]
             larger = size if len(size.diameters) > 1 else max(size, last, key=lambda s: max(s.diameters))
-            joined[-1] = Size(larger.diameters, last.start, size.end, is_range=True)
+            joined[-1] = Size(larger.diameters, last.start, size.end, upper=size.diameters)
         else:
             joined.append(size)
     return [size for size in joined if min(size.diameters) > 0]

@@ -13,7 +13,8 @@ ASCII_GAP = re.compile(r"([^a-z0-9]+)")
 DASHES = "‐‑‒–—―−"
 SPECIAL = {
     "×": "x", "✕": "x", "✖": "x", "⨯": "x", "≤": "<", "≥": ">", "⩽": "<", "⩾": ">", "•": "*", "·": "*", "●": "*",
-    "\u2028": "\n", "\u2029": "\n", "\x85": "\n", "\x0b": "\n", "\x0c": "\n", "。": ".", "，": ",", "；": ";", "：": ":",
+    "\u2028": "\n", "\u2029": "\n", "\x85": "\n", "\x0b": "\n", "\x0c": "\n",
+    "。": ".", "，": ",", "；": ";", "：": ":",
     **dict.fromkeys(DASHES, "-"),
 }  # fmt: skip
 # Longer gaps than this are not worth remembering; real ones are one to three characters.
@@ -23,8 +24,8 @@ REMEMBERED = 6
 class Tokens:
     """Words (lower case, even "") and the class of the gap behind each; `starts` and `ends` are offsets in the text.
 
-    A gap's class is "" for blanks, "-" for a hyphen, and otherwise its characters of meaning in order: , ; : . / ( ) < >
-    * (bullet) ? (before a word)
+    A gap's class is "" for blanks, "-" for a hyphen, and otherwise its characters of meaning in order: , ; : . / ( ) <
+    >     * (bullet) ? (before a word)
     = (dash between blanks) n (end of a line) P (empty line).
     """
 

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The places that a sentence says to be free of tumours."""
+
+from __future__ import annotations
+
+from rsuper_train.reports.rules import concepts as c
+from rsuper_train.reports.rules.heads import Mention
+from rsuper_train.reports.rules.places import ANATOMY, ELSEWHERE, UNKNOWN, Spot, Where
+from rsuper_train.reports.rules.whereabouts import Whereabouts
+
+ABSENT = frozenset(("not", "none", "absent", "ruled", "cannot", "is", "was", "were"))
+
+
+class Denials(Whereabouts):
+    """Adds the negatives of a sentence to its report."""
+
+    def _deny(self, mention: Mention) -> None:
+        at = mention.at
+        for before in range(at - 1, -1, -1):
+            item = self.items[before]
+            if item.kinds & c.PARTIAL and not (before and self.items[before - 1].kinds & c.OR):
+                return
+            if item.kinds & c.NEGATION:
+                break
+            if item.kinds & (c.DEFINITE | c.SIZE):
+                return
+        else:
+            if any(item.kinds & (c.NEUTRAL | c.PRIOR) for item in self.items[mention.first : at]):
+                return
+            if not self._is_absent(mention):
+                return
+        spots = [s for s in mention.spots if s.settled() != ELSEWHERE or s.first > at]
+        if not spots:
+            spots = self._listed(mention) or [s for s in self.spots if s.first < at and not s.off]
+        named = [self.reader.where(spot, self.context) for spot in spots]
+        places = [place for place in named if place[0]]
+        if any(place[0] == ELSEWHERE for place in places) and len(places) == 1:
+            return
+        if not places:
+            implied = mention.implied
+            places = [(implied, (), "")] if implied else self.headed or ([self.context] if self.context[0] else [])
+        self._add_negatives(places)
+
+    def _is_absent(self, mention: Mention) -> bool:
+        """ "is not seen" and "none", not "has resolved"."""
+        words = self.parse.words.words
+        denial = next((i for i in self.items[mention.last + 1 :] if i.kinds & c.NEGATION_AFTER), None)
+        return denial is not None and words[denial.start] in ABSENT
+
+    def _listed(self, mention: Mention) -> list[Spot]:
+        """Places behind the last of "no nodules, masses or cysts of the spleen or pancreas"."""
+        for following in self.mentions[self.mentions.index(mention) + 1 :]:
+            if following.off != "negated":
+                return []
+            if following.spots:
+                return following.spots
+        return []
+
+    def _read_normal(self) -> None:
+        """ "The spleen and pancreas are unremarkable"."""
+        for position, item in enumerate(self.items):
+            if not item.kinds & c.NORMAL or item.kinds & c.NEUTRAL:
+                continue
+            if position and self.items[position - 1].kinds & c.NEGATION and self.items[position - 1].end == item.start:
+                continue
+            first = position
+            while first and self.items[first - 1].kinds & (
+                ANATOMY
+                | c.COMMA
+                | c.AND
+                | c.OR
+                | c.SLASH
+                | c.DEFINITE
+                | c.PLACE
+                | c.COLON
+                | c.NEUTRAL
+                | c.DASH
+                | c.SAME
+                | c.VERB
+                | c.SIZE
+                | c.MEASURE
+            ):
+                first -= 1
+            last = position + 1
+            while last < len(self.items) and self.items[last].kinds & (
+                ANATOMY | c.COMMA | c.AND | c.OR | c.SLASH | c.DEFINITE | c.PLACE
+            ):
+                last += 1
+            ahead = [s for s in self.spots if first <= s.first < position and not s.off]
+            behind = [s for s in self.spots if position < s.first < last and not s.off]
+            spots = ahead or behind
+            named = any(not s.off for s in self.spots)
+            places = [self.reader.where(spot, self.context) for spot in spots] if spots or named else self.headed
+            self._add_negatives(places)
+
+    def _add_negatives(self, places: list[Where]) -> None:
+        for place in places:
+            if place[0] not in ("", ELSEWHERE, UNKNOWN) and place not in self.reader.negatives:
+                self.reader.negatives.append(place)

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counts, groups, sentences that go on, headings, and lesions said twice."""
+
+import pytest
+
+from tests.train.reports.rows import extract, rows
+from tests.train.reports.texts import REPORTS
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Multiple liver cysts.", ["liver: many"]),
+        ("Multiple liver cysts, the largest measuring 25 mm in segment 6.", ["liver, segment 6: 25", "liver: many"]),
+        ("Liver metastases measuring up to 25 mm.", ["liver: 25", "liver: many"]),
+        ("Two liver lesions measuring 2.4 x 1.9 cm and 18 mm.", ["liver: 24 x 19", "liver: 18"]),
+        ("Two liver cysts, both measuring 1 cm.", ["liver: 10", "liver: 10"]),
+        ("Three liver cysts, the largest 25 mm.", ["liver: 25", "liver: ?", "liver: ?"]),
+        (
+            "Bilateral renal cysts, measuring up to 3.4 cm in the right lower pole.",
+            ["right kidney, lower pole: 34", "bilateral kidney: many"],
+        ),
+        ("Bilateral renal cysts.", ["bilateral kidney: many"]),
+        (
+            "Two lesions in the liver. The larger measures 2 cm in segment 5 and the smaller 1 cm in segment 8.",
+            ["liver, segment 5: 20", "liver, segment 8: 10"],
+        ),
+        ("Multiple liver lesions. The largest is in segment 6, 31 mm.", ["liver, segment 6: 31", "liver: many"]),
+        ("Mass in the pancreatic head. It measures 3.2 x 2.8 cm.", ["pancreas, head: 32 x 28"]),
+        ("Perigastric nodes, the largest 14 mm. 9 mm liver cyst.", ["liver: 9"]),
+    ],
+)
+def test_counts(text: str, expected: list[str]) -> None:
+    assert rows(text) == expected
+
+
+@pytest.mark.parametrize(
+    "impression",
+    [
+        "2.4 cm liver lesion.",
+        "2.4 x 2.0 cm lesion in segment 7.",
+        "Liver lesion, likely metastasis.",
+        "Segment 7 mass.",
+    ],
+)
+def test_impression_repeats(impression: str) -> None:
+    text = f"FINDINGS: There is a 2.4 x 1.9 cm lesion in segment 7 of the liver.\nIMPRESSION: 1. {impression}"
+    [first] = extract(text).tumours
+    assert first.sentence == "There is a 2.4 x 1.9 cm lesion in segment 7 of the liver."
+
+
+def test_wrapped_lines_and_lists() -> None:
+    wrapped = "There is a hypodense lesion in the right kidney which is seen on the\nprior study and measures 9 mm."
+    assert rows(wrapped) == ["right kidney: 9 hypo"]
+    assert rows("- 8 mm RUL nodule\n- no liver lesion\n- 1.2 cm left adrenal adenoma") == [
+        "right lung, upper lobe: 8",
+        "left adrenal gland: 12",
+    ]
+    assert rows("Spleen: 1. 2 cm cyst. 2. 9 mm lesion.") == ["spleen: 20", "spleen: 9"]
+
+
+def test_whole_report() -> None:
+    assert rows(REPORTS[0]) == [
+        "right lung, lower lobe: 4",
+        "liver, segment 7: 31 x 28 hyper",
+        "pancreas, head: 11",
+        "left adrenal gland: 15",
+        "right kidney, interpolar region: 22",
+        "bilateral kidney: many hypo",
+        "uterus: 41",
+    ]
+
+
+def test_users_words_are_read(tmp_path) -> None:
+    from rsuper_train.reports.rules import RulesExtractor
+    from rsuper_train.reports.vocabulary import load_vocabulary
+
+    ours = tmp_path / "ours.yaml"
+    ours.write_text("organs: {liver: {names: [hepar]}}\nlesions: {lesion: [schattenherd]}\n", encoding="utf-8")
+    [tumour] = RulesExtractor(load_vocabulary([ours])).extract("1", "9 mm schattenherd in the hepar.").tumours
+    assert (tumour.organ, tumour.diameters) == ("liver", (9.0,))
+
+
+def test_unknown_cue_is_refused() -> None:
+    from rsuper_train.reports.rules import RulesExtractor
+    from rsuper_train.reports.vocabulary import load_vocabulary
+
+    vocabulary = load_vocabulary()
+    broken = vocabulary.model_copy(update={"cues": vocabulary.cues | {"moods": ("sad",)}})
+    with pytest.raises(ValueError, match="moods"):
+        RulesExtractor(broken)
