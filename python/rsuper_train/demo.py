@@ -110,8 +110,8 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, object]:
     _write(options.out, history, metrics)
     console.print(_table(summarise(before), summarise(after)))
     console.print(
-        f"{sum(clock.seconds.values()):.0f} s. Written to {options.out}: demo.png, losses.png, losses.csv, metrics.json, and "
-        "reports.csv, from which tumours.csv was extracted"
+        f"{sum(clock.seconds.values()):.0f} s. Written to {options.out}: demo.png, losses.png, losses.csv, metrics.json; "
+        "reports.csv, and tumours.csv, which was extracted from it"
     )
     return metrics
 
