@@ -48,8 +48,8 @@ def table(result: Mapping[str, Any]) -> str:
         )
     varied, renamed = result["speed"]["varied"], result["speed"]["renamed"]
     recurring = (
-        f"{varied['reports_per_second']:,.0f} reports of {varied['characters']:,.0f} characters a second on one core where "
-        "sentences without a size recur, as templates make them;"
+        f"{varied['reports_per_second']:,.0f} reports of {varied['characters']:,.0f} characters a second on one core "
+        "where sentences without a size recur, as templates make them;"
     )
     lines += ["", recurring, f"{renamed['reports_per_second']:,.0f} where no sentence is as in another report."]
     return "\n".join(lines)

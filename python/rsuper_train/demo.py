@@ -109,10 +109,8 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, object]:
     metrics = _metrics(options, clock, step, point, before, after)
     _write(options.out, history, metrics)
     console.print(_table(summarise(before), summarise(after)))
-    console.print(
-        f"{sum(clock.seconds.values()):.0f} s. Written to {options.out}: demo.png, losses.png, losses.csv, metrics.json; "
-        "reports.csv, and tumours.csv, which was extracted from it"
-    )
+    written = "demo.png, losses.png, losses.csv, metrics.json; reports.csv, and tumours.csv extracted from it"
+    console.print(f"{sum(clock.seconds.values()):.0f} s. Written to {options.out}: {written}")
     return metrics
 
 
