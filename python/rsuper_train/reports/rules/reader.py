@@ -92,7 +92,7 @@ class Reader:
         at, end = self.tokens.starts[first], self.tokens.ends[last]
         if not self.sizes:
             return text[at:end]
-        pieces = []
+        pieces: list[str] = []
         for size in self.sizes:
             pieces += text[at : size.start], size.kind
             at = size.end
