@@ -59,6 +59,11 @@ def test_wrapped_lines_and_lists() -> None:
     assert rows("Spleen: 1. 2 cm cyst. 2. 9 mm lesion.") == ["spleen: 20", "spleen: 9"]
 
 
+def test_title_is_no_sentence() -> None:
+    assert rows("CT ABDOMEN, LIVER METASTASES\nSpleen: 9 mm cyst.") == ["spleen: 9"]
+    assert rows("CT shows a liver lesion\nSpleen: 9 mm cyst.") == ["liver: ?", "spleen: 9"]
+
+
 def test_whole_report() -> None:
     assert rows(REPORTS[0]) == [
         "right lung, lower lobe: 4",

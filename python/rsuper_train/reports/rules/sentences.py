@@ -42,6 +42,10 @@ TECHNICAL = frozenset((
     "technique", "comparison", "comparisons", "exam", "examination", "procedure", "study", "protocol", "contrast",
     "dose", "tech", "comp", "dlp",
 ))  # fmt: skip
+# A line with one of these states something, and is no title.
+STATES = frozenset(
+    ("is", "are", "was", "were", "has", "show", "shows", "demonstrates", "reveals", "there", "seen", "no")
+)
 EXAMINATIONS = frozenset((
     "ct", "cect", "mri", "mr", "pet", "tomography", "ultrasound", "scan", "template", "worksheet", "report",
 ))  # fmt: skip
@@ -79,6 +83,7 @@ def split(tokens: Tokens, phrases: Phrases) -> Iterator[Sentence]:
     technical = False  # a past section about the examination, which a new line may end
     for first, last, blank in _spans(tokens):
         start = first
+        opening = first == 0
         if (
             section == "past"
             and spoken
@@ -109,7 +114,7 @@ def split(tokens: Tokens, phrases: Phrases) -> Iterator[Sentence]:
                 section = "current" if section == "past" and not kinds else section
             else:
                 break
-        if start > last or (start == 0 and _is_title_line(tokens, last)):
+        if start > last or (opening and _is_title_line(tokens, last)):
             continue
         if last - start < 4 and (items := _lone_heading(tokens, phrases, start, last)):
             kinds = _kinds(items)
@@ -182,7 +187,11 @@ def _is_title(tokens: Tokens, first: int, last: int) -> bool:
 def _is_title_line(tokens: Tokens, last: int) -> bool:
     """The first line names the examination: "CT ABDOMEN AND PELVIS WITH CONTRAST"."""
     gap = tokens.gaps[last]
-    return "." not in gap and ("n" in gap or "P" in gap) and not EXAMINATIONS.isdisjoint(tokens.words[: last + 1])
+    line = tokens.lowered[: tokens.ends[last]]
+    words = tokens.words[: last + 1]
+    if "mm" in line or "cm" in line or not STATES.isdisjoint(words):
+        return False
+    return "." not in gap and ("n" in gap or "P" in gap) and not EXAMINATIONS.isdisjoint(words)
 
 
 def _lone_heading(tokens: Tokens, phrases: Phrases, first: int, last: int) -> list[Item]:

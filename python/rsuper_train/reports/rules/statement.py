@@ -33,6 +33,14 @@ class Statement(Denials):
                 continue
             if mention.spread and not mention.sizes and not says_where(mention.spots):
                 continue
+            if (
+                self.made
+                and mention.definite
+                and not (mention.sizes or mention.spots or mention.plural or mention.added)
+            ):
+                # "... and this lesion is heterogeneous"
+                complete(self.made[-1], self._row(mention, (self.made[-1].organ, (), ""), ()))
+                continue
             places = self._places(mention, position, places if before is not None else [])
             before = mention
             if any(place[0] == ELSEWHERE for place in places):
