@@ -16,6 +16,7 @@ pytest.importorskip("matplotlib")
 
 import nibabel as nib
 
+from rsuper_train.reports.check.charts import diameters_chart
 from rsuper_train.reports.check.measures import highlight, measures
 from rsuper_train.reports.check.page import SHOWN, write_lists, write_page
 from rsuper_train.reports.check.problems import Extent, Problem, check_sizes, measure_mask
@@ -352,3 +353,10 @@ def test_lists(tmp_path):
     assert [Problem(**row) for row in json.loads(as_json.read_text())] == problems
     rows = list(csv.DictReader(as_csv.open(newline="")))
     assert [(row["case"], row["tumour"], row["message"]) for row in rows] == [("a", "0", message), ("b", "", "-")]
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_one_histogram_for_each_organ(count):
+    organs = ("liver", "spleen", "kidney", "colon", "lung")[:count]
+    chart = diameters_chart([Tumour(organ=organ, diameters=(12.0,)) for organ in organs])
+    assert chart.count('id="axes_') == count

@@ -66,7 +66,7 @@ def diameters_chart(tumours: Sequence[Tumour]) -> str:
     rows = -(-len(sized) // COLUMNS)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 1.65 * rows + 0.35), layout="constrained")
-        axes = figure.subplots(rows, COLUMNS, squeeze=False, sharex=True).flat
+        axes = list(figure.subplots(rows, COLUMNS, squeeze=False, sharex=True).flat)
         for axis, (organ, some) in zip(axes, sized, strict=False):
             sizes = [max(tumour.diameters) for tumour in some]
             axis.hist(np.clip(sizes, BINS[0], BINS[-1]), BINS, color=KNOWN_COLOUR)
@@ -77,7 +77,7 @@ def diameters_chart(tumours: Sequence[Tumour]) -> str:
             axis.tick_params(labelbottom=True, labelsize=8)
             axis.set_title(f"{organ}: median {np.median(sizes):.3g} mm", fontsize=9, loc="left")
             _strip(axis)
-        for axis in list(axes)[len(sized) :]:
+        for axis in axes[len(sized) :]:
             axis.set_visible(False)
         figure.supxlabel("largest diameter, mm", fontsize=9)
         return _svg(figure)
