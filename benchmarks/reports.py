@@ -19,7 +19,9 @@ RESULT = RESULTS / "reports.json"
 LABELLED = Path(__file__).resolve().parent.parent / "tests" / "train" / "reports"
 FILES = {
     "sentences.yaml": "developed with",
-    "unseen.yaml": "measures only",
+    "third.yaml": "developed with: everyday wording",
+    "unseen.yaml": "developed with, at the end",
+    "more.yaml": "developed with: hard wording",
     "blind.yaml": "measures only",
 }
 REPORTS = 1000

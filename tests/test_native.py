@@ -13,6 +13,7 @@ import torch
 from rsuper_kernels import native
 from rsuper_kernels.losses.segmentation import segmentation_loss
 from rsuper_kernels.ops.pack_bits import pack_masks
+from rsuper_kernels.tables import planes_of
 from tests.helpers import random_mask
 
 pytestmark = pytest.mark.skipif(not native.available()[0], reason="needs the compiled module")
@@ -71,7 +72,7 @@ def test_address():
 
 def test_planes():
     logits = torch.arange(6).reshape(2, 3)
-    rows = native.planes_of(logits, [1, 0, 1], [2, 1, 0])
+    rows = planes_of(logits, [1, 0, 1], [2, 1, 0])
     assert logits.flatten()[rows].tolist() == logits[[1, 0, 1], [2, 1, 0]].tolist()
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whatever the text: no crash, exact offsets, linear time."""
 
+import gc
 import time
 
 import pytest
@@ -79,6 +80,12 @@ def test_time_is_linear(piece: str) -> None:
 
 
 def _seconds(text: str) -> float:
-    start = time.process_time()
-    extractor().extract("long", text)
-    return time.process_time() - start
+    """Of the faster of two readings; the objects of other tests are kept from the garbage collector."""
+    gc.freeze()
+    seconds = []
+    for _ in range(2):
+        start = time.process_time()
+        extractor().extract("long", text)
+        seconds.append(time.process_time() - start)
+    gc.unfreeze()
+    return min(seconds)
