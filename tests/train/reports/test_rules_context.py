@@ -23,6 +23,12 @@ from tests.train.reports.rows import extract, negatives, rows
         "COMPARISON: CT with 3 cm liver mass.\nFINDINGS: The liver is normal.",
         "Evaluate for liver metastases.",
         "Splenic hypodensity consistent with an infarct.",
+        "PMH: lung cancer 2004.",
+        "Question: adrenal mass? Answer: none.",
+        "F/u HCC s/p resection of segment 6.",
+        "Follow-up of a pancreatic cyst.",
+        "The left kidney is displaced by the mass.",
+        "Pancreatic lesion: excluded.",
     ],
 )
 def test_no_row(text: str) -> None:
@@ -64,6 +70,10 @@ def test_row_in_spite_of_it(text: str, row: str) -> None:
         ("The liver is normal. 9 mm cyst in the liver.", []),
         ("Right kidney normal. 9 mm cyst in the left kidney.", ["right kidney"]),
         ("No renal stone.", []),
+        ("Neither the liver nor the spleen shows a focal lesion.", ["liver", "spleen"]),
+        ("Nil focal in the spleen.", ["spleen"]),
+        ("Q: liver mets? A: No liver lesion.", ["liver"]),
+        ("L kidney nl.", ["left kidney"]),
     ],
 )
 def test_negatives(text: str, expected: list[str]) -> None:

@@ -27,6 +27,12 @@ from tests.train.reports.texts import REPORTS
         ),
         ("Multiple liver lesions. The largest is in segment 6, 31 mm.", ["liver, segment 6: 31", "liver: many"]),
         ("Mass in the pancreatic head. It measures 3.2 x 2.8 cm.", ["pancreas, head: 32 x 28"]),
+        ("On 7 May 2019 lesions of the liver were biopsied.", ["liver: many"]),
+        (
+            "Adrenal nodules bilaterally: right 16 mm, left 11 mm, both of low density.",
+            ["right adrenal gland: 16 hypo", "left adrenal gland: 11 hypo"],
+        ),
+        ("Uterine mass of 5 cm with ascites, suspicious for endometrial carcinoma.", ["uterus: 50"]),
         ("Perigastric nodes, the largest 14 mm. 9 mm liver cyst.", ["liver: 9"]),
     ],
 )
@@ -41,6 +47,7 @@ def test_counts(text: str, expected: list[str]) -> None:
         "2.4 x 2.0 cm lesion in segment 7.",
         "Liver lesion, likely metastasis.",
         "Segment 7 mass.",
+        "New segment 7 mass.",
     ],
 )
 def test_impression_repeats(impression: str) -> None:

@@ -176,7 +176,7 @@ class Phrases:
         """ "right lobe", "right hepatic lobe", "right lobes"."""
         yield from _forms(word)
         first, _, last = word.rpartition(" ")
-        if first and " " not in first:
+        if first:
             for name in organ.names:
                 if " " not in name:
                     yield f"{first} {name} {last}"

@@ -7,11 +7,11 @@ from rsuper_train.reports.rules import concepts as c
 from rsuper_train.reports.rules.scan import Item, Words
 
 ANATOMY = c.ORGAN | c.PART | c.ELSEWHERE | c.SIDE
-# Behind a comma these begin something new, which an earlier "no" or "history of" does not reach.
 MONTHS = frozenset((
     "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
     "december", "jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec",
 ))  # fmt: skip
+# Behind a comma these begin something new, which an earlier "no" or "history of" does not reach.
 FRESH = c.MANY | c.ONE | c.NUMBER | c.DEFINITE | c.SIZE
 CLOSED = c.END | c.SEMICOLON | c.VERB
 # What changes the scope, or is looked at in it; anything else only passes.

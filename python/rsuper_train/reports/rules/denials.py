@@ -16,13 +16,15 @@ class Denials(Whereabouts):
 
     def _deny(self, mention: Mention) -> None:
         at = mention.at
+        stated = False  # "neither the spleen nor the liver contains": the place stands before the verb
         for before in range(at - 1, -1, -1):
             item = self.items[before]
             if item.kinds & c.PARTIAL and not (before and self.items[before - 1].kinds & c.OR):
                 return
             if item.kinds & c.NEGATION:
                 break
-            if item.kinds & (c.DEFINITE | c.SIZE):
+            stated = stated or bool(item.kinds & c.VERB)
+            if item.kinds & c.SIZE or (item.kinds & c.DEFINITE and not stated):
                 return
         else:
             if any(item.kinds & (c.NEUTRAL | c.PRIOR) for item in self.items[mention.first : at]):

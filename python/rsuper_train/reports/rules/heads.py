@@ -97,8 +97,8 @@ def find_heads(items: list[Item], tokens: Words) -> list[Mention]:
             continue
         if kinds & c.LESION and not (kinds & c.FEATURE and mentions):
             last = mentions[-1] if mentions else None
-            if last is not None and last.other and len(mentions) > 1 and items[position - 1].kinds & DOUBTS:
-                last = mentions[-2]
+            if last is not None and last.other and _is_doubted(items, position):
+                last = next((mention for mention in reversed(mentions) if not mention.other), last)
             if last is not None and not last.other and _is_same(items, last, position, tokens.words):
                 last.last = position
                 if items[position - 1].kinds & DOUBTS:
@@ -175,6 +175,14 @@ def _is_same(items: list[Item], last: Mention, position: int, words: list[str]) 
         and link
         and between[link - 1].kinds & (c.ONE | c.ANOTHER | c.MANY | c.NUMBER)
     )
+
+
+def _is_doubted(items: list[Item], position: int) -> bool:
+    """ "suspicious for ovarian carcinoma"."""
+    before = position - 1
+    while before > 0 and items[before].kinds & BEFORE_NOUN:
+        before -= 1
+    return before >= 0 and bool(items[before].kinds & DOUBTS)
 
 
 def _is_that(items: list[Item], last: int, position: int) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 
 from rsuper_train.reports.rules import concepts as c
+from rsuper_train.reports.rules.context import MONTHS
 from rsuper_train.reports.rules.heads import MODIFIER, Mention, find_heads, find_unnamed
 from rsuper_train.reports.rules.places import ANATOMY, Spot
 from rsuper_train.reports.rules.scan import Item, Words
@@ -120,7 +121,12 @@ def _read_number(mention: Mention, items: list[Item], tokens: Words) -> None:
             break
         if kinds & c.PLACE and tokens.words[item.start] != "of":
             break
-        if kinds & c.NUMBER and items[at].start - item.end <= 8 and mention.count is None:
+        if (
+            kinds & c.NUMBER
+            and items[at].start - item.end <= 8
+            and mention.count is None
+            and tokens.words[item.end] not in MONTHS
+        ):
             mention.count = item.number
         if kinds & c.MANY:
             mention.many = True

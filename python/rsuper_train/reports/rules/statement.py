@@ -248,7 +248,7 @@ class Statement(Denials):
                     ),
                     None,
                 )
-            if twin is None or mention.added:
+            if twin is None or (mention.added and not row.impression):
                 return False
             complete(twin, row)
             self.made.append(twin)

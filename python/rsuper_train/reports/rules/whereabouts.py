@@ -156,6 +156,9 @@ class Whereabouts:
         own: list[Where | None] = []
         for low, high, size in zip(edges, edges[1:], at, strict=False):
             spots = [s for s in self.spots if low <= s.first < high and not s.off]
+            if any(s.side in ("left", "right") for s in spots):
+                # "left 11 mm, both of low density"
+                spots = [s for s in spots if s.side != "bilateral" or s.organ or s.parts]
             spots = [s for s in spots if s.first > size] + [s for s in reversed(spots) if s.first < size]
             place: Where | None = None
             for spot in spots:
