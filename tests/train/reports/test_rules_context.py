@@ -27,6 +27,7 @@ from tests.train.reports.rows import extract, negatives, rows
         "Question: adrenal mass? Answer: none.",
         "F/u HCC s/p resection of segment 6.",
         "Follow-up of a pancreatic cyst.",
+        "Comparison is made with a CT of 2019, when a 9 mm lesion was described in segment 6.",
         "The left kidney is displaced by the mass.",
         "Pancreatic lesion: excluded.",
     ],
@@ -74,6 +75,7 @@ def test_row_in_spite_of_it(text: str, row: str) -> None:
         ("Nil focal in the spleen.", ["spleen"]),
         ("Q: liver mets? A: No liver lesion.", ["liver"]),
         ("L kidney nl.", ["left kidney"]),
+        ("The gallbladder and the bile ducts are normal.", ["gallbladder"]),
     ],
 )
 def test_negatives(text: str, expected: list[str]) -> None:
@@ -119,4 +121,5 @@ def test_attenuation(words: str, attenuation: str) -> None:
 
 def test_attenuation_of_the_next_sentence_and_of_a_neighbour() -> None:
     assert rows("9 mm liver lesion. It is hypodense.") == ["liver: 9 hypo"]
+    assert rows("Within the hypodense liver there is a hyperdense 9 mm lesion.") == ["liver: 9 hyper"]
     assert rows("Beside a hypodense thrombus there is a 9 mm liver tumour.") == ["liver: 9"]

@@ -29,6 +29,7 @@ LEFT = "segment 2 / segment 3 / segment 4"
         ("the caudate lobe", "segment 1"),
         ("the hepatic dome", "segment 7 / segment 8"),
         ("the left lateral section", "segment 2 / segment 3"),
+        ("the posterior section of the right hepatic lobe", "segment 6 / segment 7"),
     ],
 )
 def test_liver(words: str, parts: str) -> None:

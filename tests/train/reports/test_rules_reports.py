@@ -27,6 +27,11 @@ from tests.train.reports.texts import REPORTS
         ),
         ("Multiple liver lesions. The largest is in segment 6, 31 mm.", ["liver, segment 6: 31", "liver: many"]),
         ("Mass in the pancreatic head. It measures 3.2 x 2.8 cm.", ["pancreas, head: 32 x 28"]),
+        (
+            "Liver: Three metastases. The largest is 3 cm. A segment 2 metastasis measures 9 mm.",
+            ["liver: 30", "liver, segment 2: 9", "liver: ?"],
+        ),
+        ("Segment 8 observation, 2 cm, washout and capsule, LR-5.", ["liver, segment 8: 20"]),
         ("On 7 May 2019 lesions of the liver were biopsied.", ["liver: many"]),
         (
             "Adrenal nodules bilaterally: right 16 mm, left 11 mm, both of low density.",

@@ -19,6 +19,8 @@ TURNS = (
     FRESH | CLOSED | c.NEUTRAL | c.NEGATION | c.NEGATION_AFTER | c.HISTORY | c.HYPOTHETICAL | c.CHANGE | c.COMMA
     | c.OPEN | c.CLOSE | c.AND | c.WITH | c.PLACE | c.LANDMARK | c.ORIGIN | c.LESION | c.FINDING | c.FEATURE
 )  # fmt: skip
+# A clause that begins with one of these belongs to what stands before it.
+RELATIVE = frozenset(("when", "where", "which", "whose"))
 TRANSPARENT = c.AXIS | c.MEASURE | c.ONE | c.DEFINITE | c.PARTIAL | c.OPEN | c.PLACE
 STOPS = c.END | c.SEMICOLON
 NOT_NOW = c.HISTORY | c.HYPOTHETICAL
@@ -67,7 +69,7 @@ def mark(items: list[Item], tokens: Words) -> None:
         if kinds & c.CHANGE and not denied:
             negated = False
         if kinds & PAUSES or (kinds & c.AND and (negated or past)):
-            comma = comma or bool(kinds & LISTS)
+            comma = comma or (bool(kinds & LISTS) and RELATIVE.isdisjoint(tokens.words[item.end : item.end + 2]))
             landmark = landmark and bool(kinds & c.AND)
             origin = False
             continue

@@ -8,7 +8,10 @@ from rsuper_train.reports.rules.heads import Mention
 from rsuper_train.reports.rules.places import ANATOMY, ELSEWHERE, UNKNOWN, Spot, Where
 from rsuper_train.reports.rules.whereabouts import Whereabouts
 
-ABSENT = frozenset(("not", "none", "absent", "ruled", "cannot", "is", "was", "were"))
+# What may stand between a place and its "normal", before and behind it.
+BEHIND = ANATOMY | c.COMMA | c.AND | c.OR | c.SLASH | c.DEFINITE | c.PLACE
+AHEAD = BEHIND | c.COLON | c.NEUTRAL | c.DASH | c.SAME | c.VERB | c.SIZE | c.MEASURE
+ABSENT = frozenset(("not", "none", "absent", "ruled", "excluded", "cannot", "is", "was", "were"))
 
 
 class Denials(Whereabouts):
@@ -66,27 +69,10 @@ class Denials(Whereabouts):
             if position and self.items[position - 1].kinds & c.NEGATION and self.items[position - 1].end == item.start:
                 continue
             first = position
-            while first and self.items[first - 1].kinds & (
-                ANATOMY
-                | c.COMMA
-                | c.AND
-                | c.OR
-                | c.SLASH
-                | c.DEFINITE
-                | c.PLACE
-                | c.COLON
-                | c.NEUTRAL
-                | c.DASH
-                | c.SAME
-                | c.VERB
-                | c.SIZE
-                | c.MEASURE
-            ):
+            while first and (self.items[first - 1].kinds & AHEAD or self._is_listed(first - 1)):
                 first -= 1
             last = position + 1
-            while last < len(self.items) and self.items[last].kinds & (
-                ANATOMY | c.COMMA | c.AND | c.OR | c.SLASH | c.DEFINITE | c.PLACE
-            ):
+            while last < len(self.items) and self.items[last].kinds & BEHIND:
                 last += 1
             ahead = [s for s in self.spots if first <= s.first < position and not s.off]
             behind = [s for s in self.spots if position < s.first < last and not s.off]
@@ -94,6 +80,13 @@ class Denials(Whereabouts):
             named = any(not s.off for s in self.spots)
             places = [self.reader.where(spot, self.context) for spot in spots] if spots or named else self.headed
             self._add_negatives(places)
+
+    def _is_listed(self, position: int) -> bool:
+        """ "the gallbladder and the bile ducts are normal"."""
+        before = position - 1
+        while before > 0 and self.items[before].kinds & c.DEFINITE:
+            before -= 1
+        return bool(self.items[position].kinds & c.FINDING) and before > 0 and bool(self.items[before].kinds & c.AND)
 
     def _add_negatives(self, places: list[Where]) -> None:
         for place in places:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from rsuper_train.reports.rules import concepts as c
 from rsuper_train.reports.rules.places import ANATOMY, Spot
 from rsuper_train.reports.rules.scan import Item, Words
@@ -12,6 +14,7 @@ MODIFIER = (
     c.SIZE | c.ATTENUATION | ANATOMY | c.NUMBER | c.MANY | c.ANOTHER | c.ONE | c.DEFINITE | c.HIGH | c.LOW | c.LARGEST
     | c.NEUTRAL | c.PARTIAL | c.AXIS | c.NEGATION | c.BOUND | c.EXAMPLE | c.REFERENCE | c.UP_TO | c.FEATURE
 )  # fmt: skip
+BREAKS = c.AND | c.VERB | c.SEMICOLON
 DOUBTS = c.HIGH | c.LOW
 HEADS = c.LESION | c.FINDING | c.FEATURE | c.LARGEST | c.ANOTHER | c.ONE
 LINK = c.HIGH | c.LOW | c.SAME | c.OR | c.OPEN | c.SLASH | c.COLON | c.DASH
@@ -149,7 +152,9 @@ def _is_same(items: list[Item], last: Mention, position: int, words: list[str]) 
     if not between:
         return item.start - before.end <= 1
     if between[-1].kinds & c.COMMA and _is_bare(items, position):
-        return not item.phrase.plural and not any(i.kinds & (c.AND | c.VERB | c.SEMICOLON) for i in between)
+        # "with washout and capsule, LR-5": the "and" joins features
+        parted = (i.kinds & BREAKS and not (i.kinds & c.AND and j.kinds & c.FEATURE) for i, j in pairwise(between))
+        return not item.phrase.plural and not any(parted)
     link = next((offset for offset in range(len(between) - 1, -1, -1) if between[offset].kinds & LINK), None)
     if link is None:
         return False

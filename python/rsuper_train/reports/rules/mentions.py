@@ -167,6 +167,8 @@ def _read_looks(mention: Mention, items: list[Item]) -> None:
             continue
         if kinds & c.ATTENUATION and not item.off and not _denied(items, position):
             kind = item.phrase.attenuation
+            if _is_of_whole(items, position):
+                continue
             if (
                 position + 1 < len(items)
                 and items[position + 1].kinds & c.FINDING
@@ -182,6 +184,18 @@ def _read_looks(mention: Mention, items: list[Item]) -> None:
         elif kinds & c.HIGH and mention.certainty == "certain":
             mention.certainty = "high"
     mention.attenuation = found or mention.attenuation
+
+
+def _is_of_whole(items: list[Item], position: int) -> bool:
+    """ "within the hypodense liver": the look of the organ, not of a lesion in it."""
+    if not position or not items[position - 1].kinds & (c.DEFINITE | c.PLACE) or items[position].kinds & c.LESION:
+        return False
+    behind = position + 1
+    while behind < len(items) and items[behind].kinds & (c.ORGAN | c.SIDE):
+        behind += 1
+    if behind == position + 1 or not items[behind - 1].kinds & c.ORGAN:
+        return False
+    return behind == len(items) or bool(items[behind].kinds & (c.VERB | c.COMMA | c.ONE | c.DEFINITE | c.END))
 
 
 def _denied(items: list[Item], position: int) -> bool:

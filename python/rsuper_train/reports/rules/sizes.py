@@ -24,9 +24,7 @@ RUN = re.compile(rf"{VALUE}(?:{LINK}{VALUE}){{0,8}}")
 SIMPLE = re.compile(
     rf"({NUMBER})(?:\s?x\s?({NUMBER}))?(?:\s?x\s?({NUMBER}))?[ -]?({UNIT})(?!\s{{0,2}}{AXIS})(?!{LINK}{NUMBER})"
 )
-PART = re.compile(
-    rf"({LINK})?({NUMBER})(?:\s{{0,2}}-?({UNIT}))?(?:\s{{0,2}}({AXIS})(?:\s{{0,2}}({UNIT}))?)?"
-)
+PART = re.compile(rf"({LINK})?({NUMBER})(?:\s{{0,2}}-?({UNIT}))?(?:\s{{0,2}}({AXIS})(?:\s{{0,2}}({UNIT}))?)?")
 BEFORE_NO_SIZE = re.compile(
     r"(?:segments?|segs?|images?|im|img|series|se|ser|slices?|level|bosniak|lr|category|grade|stage|type|class|number|in|on)"
     r"[\s#:.]{0,3}$"

@@ -85,7 +85,7 @@ class Statement(Denials):
                 row = self._row(mention, place, ())
                 row.count_known = False
                 rows.append(row)
-        if mention.subset and self.reader.group and self._claim(mention, rows):
+        if self.reader.group and (mention.subset or self._is_member(mention, rows)) and self._claim(mention, rows):
             return
         self._settle(mention, rows)
 
@@ -203,6 +203,17 @@ class Statement(Denials):
                     group.append(row)
                 self.made.append(row)
         return True
+
+    def _is_member(self, mention: Mention, rows: list[Row]) -> bool:
+        """ "Three metastases. A segment 2 metastasis measures 9 mm": one of those counted before."""
+        if mention.count != 1 or mention.added or len(rows) != 1 or not rows[0].diameters:
+            return False
+        [row] = rows
+        return any(
+            r.organ == row.organ and r.type == row.type and same_place(r, row)
+            for r in self.reader.group
+            if r.count_known and not r.diameters and not r.claimed and r.sentence < self.number
+        )
 
     def _settle(self, mention: Mention, rows: list[Row]) -> None:
         """Add the rows, or see that an earlier sentence has them already."""
