@@ -72,6 +72,8 @@ def test_row_in_spite_of_it(text: str, row: str) -> None:
         ("Right kidney normal. 9 mm cyst in the left kidney.", ["right kidney"]),
         ("No renal stone.", []),
         ("Neither the liver nor the spleen shows a focal lesion.", ["liver", "spleen"]),
+        ("In the pelvis, the bladder and prostate are normal.", ["bladder", "prostate"]),
+        ("The left adrenal gland measures 12 mm, and the right adrenal gland is normal.", ["right adrenal gland"]),
         ("Nil focal in the spleen.", ["spleen"]),
         ("Q: liver mets? A: No liver lesion.", ["liver"]),
         ("L kidney nl.", ["left kidney"]),

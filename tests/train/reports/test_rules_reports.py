@@ -32,6 +32,20 @@ from tests.train.reports.texts import REPORTS
             ["liver: 30", "liver, segment 2: 9", "liver: ?"],
         ),
         ("Segment 8 observation, 2 cm, washout and capsule, LR-5.", ["liver, segment 8: 20"]),
+        (
+            "Three lung nodules, none larger than the 6 mm nodule in the right upper lobe.",
+            ["right lung, upper lobe: 6", "lung: ?", "lung: ?"],
+        ),
+        ("Liver lesion of 9 mm. On the last CT this lesion was 7 mm.", ["liver: 9"]),
+        (
+            "Ablation zone in segment 4, 28 mm. At its medial margin there is a nodule of 10 mm.",
+            ["liver, segment 4: 10"],
+        ),
+        (
+            "RUL nodule, 9 mm. A 5 mm nodule in the same lobe.",
+            ["right lung, upper lobe: 9", "right lung, upper lobe: 5"],
+        ),
+        ("Liver: numerous cysts, none above 5 mm.", ["liver: many"]),
         ("On 7 May 2019 lesions of the liver were biopsied.", ["liver: many"]),
         (
             "Adrenal nodules bilaterally: right 16 mm, left 11 mm, both of low density.",
@@ -73,6 +87,7 @@ def test_wrapped_lines_and_lists() -> None:
 
 def test_title_is_no_sentence() -> None:
     assert rows("CT ABDOMEN, LIVER METASTASES\nSpleen: 9 mm cyst.") == ["spleen: 9"]
+    assert rows("CT abdomen, breast cancer. Spleen: 9 mm cyst.") == ["spleen: 9"]
     assert rows("CT shows a liver lesion\nSpleen: 9 mm cyst.") == ["liver: ?", "spleen: 9"]
 
 

@@ -221,7 +221,7 @@ def _is_prior(cue: Item, items: list[Item], position: int, tokens: Words, in_par
     if word in ("was", "were", "before", "last", "old", "earlier"):
         if in_parentheses or (cue.start and tokens.gaps[cue.start - 1].endswith("(")):
             return True
-        return _other_size(items, position)
+        return _other_size(items, position) or any(i.kinds & c.PRIOR for i in items[:position] if i is not cue)
     if word == "from" and size.size is not None and size.size.upper:
         size.changed = True
         return False

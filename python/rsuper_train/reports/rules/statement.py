@@ -212,7 +212,7 @@ class Statement(Denials):
         return any(
             r.organ == row.organ and r.type == row.type and same_place(r, row)
             for r in self.reader.group
-            if r.count_known and not r.diameters and not r.claimed and r.sentence < self.number
+            if r.count_known and not r.diameters and not r.claimed and (mention.definite or r.sentence < self.number)
         )
 
     def _settle(self, mention: Mention, rows: list[Row]) -> None:
@@ -332,6 +332,7 @@ class Statement(Denials):
         if self.made:
             row = self.made[-1]
             organs = {r.organ for r in self.made}
-            self.reader.carried = (row.organ if row.organ != UNKNOWN and len(organs) == 1 else "", (), row.side)
+            organ = row.organ if row.organ != UNKNOWN and len(organs) == 1 else ""
+            self.reader.carried, self.reader.exactly = (organ, (), row.side), (organ, row.parts, row.side)
             return
         self.reader.carry(self.spots)

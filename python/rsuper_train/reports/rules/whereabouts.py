@@ -42,6 +42,8 @@ class Whereabouts:
 
     def _context(self) -> Where:
         """The place to speak of where none is named."""
+        if self.kinds & c.THERE and self.reader.exactly[0]:
+            return self.reader.exactly
         if self.headed:
             carried = self.reader.carried
             first = next((place for place in self.headed if place[0] == carried[0]), self.headed[0])
