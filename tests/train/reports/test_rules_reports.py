@@ -46,6 +46,18 @@ from tests.train.reports.texts import REPORTS
             ["right lung, upper lobe: 9", "right lung, upper lobe: 5"],
         ),
         ("Liver: numerous cysts, none above 5 mm.", ["liver: many"]),
+        (
+            "A 10 mm metastasis in segment 4, another hypodense one of 9 mm in segment 6.",
+            ["liver, segment 4: 10", "liver, segment 6: 9 hypo"],
+        ),
+        ("A lesion of the spleen matches a 13 mm cyst.", ["spleen: 13"]),
+        ("No splenic lesion apart from a calcified one of 4 mm.", ["spleen: 4"]),
+        (
+            "Two liver lesions. One, in segment 6, is a 13 mm cyst. The second is 9 mm.",
+            ["liver, segment 6: 13", "liver: 9"],
+        ),
+        ("None of the liver cysts has changed.", ["liver: many"]),
+        ("Liver: two lesions, 9 mm and 14 mm. Both are hypodense metastases.", ["liver: 9 hypo", "liver: 14 hypo"]),
         ("On 7 May 2019 lesions of the liver were biopsied.", ["liver: many"]),
         (
             "Adrenal nodules bilaterally: right 16 mm, left 11 mm, both of low density.",

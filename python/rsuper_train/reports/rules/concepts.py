@@ -50,6 +50,7 @@ SECTION = SECTION_PAST | SECTION_CURRENT | SECTION_IMPRESSION
 WEAK_PARTS = frozenset((
     "head", "neck", "body", "tail", "hop", "dome", "right dome", "fundus", "fundal", "ascending", "descending",
     "transverse", "upper third", "lower third", "mid third", "mid zone", "mid portion", "midportion",
+    "base", "bases",
 ))  # fmt: skip
 PLURALS = frozenset((
     "foci", "mets", "metastases", "disease", "secondaries", "calculi", "diverticula", "hemangiomata",

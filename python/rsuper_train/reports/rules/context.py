@@ -51,6 +51,13 @@ def mark(items: list[Item], tokens: Words) -> None:
         if kinds & c.NEUTRAL:
             continue
         if kinds & c.NEGATION:
+            if (
+                tokens.words[item.start] == "none"
+                and position + 1 < len(items)
+                and items[position + 1].kinds & c.DEFINITE
+            ):
+                # "none of the cysts has changed"
+                continue
             negated, comma, definite, denied, landmark = True, False, False, False, False
             continue
         if kinds & CLOSED:

@@ -162,8 +162,11 @@ def _is_same(items: list[Item], last: Mention, position: int, words: list[str]) 
         c.ONE | c.DEFINITE | c.HIGH | c.LOW | c.SAME | c.ATTENUATION | c.NEUTRAL | c.ORGAN | c.PART | c.SIDE | c.OR
     )
     allowed |= c.PARTIAL
+    if between[link].kinds & c.SAME and not any(i.kinds & c.SIZE for i in items[max(0, last.at - 4) : last.last]):
+        # "the lesion of segment 4 is a 9 mm cyst"
+        allowed |= c.SIZE
     for inner in between[link + 1 :]:
-        if inner.kinds & (c.NUMBER | c.MANY | c.SIZE | c.AND) or not inner.kinds & (allowed | c.PLACE):
+        if inner.kinds & (c.NUMBER | c.MANY | c.AND) or not inner.kinds & (allowed | c.PLACE):
             return False
         if inner.kinds & c.PLACE and not between[link].kinds & (c.HIGH | c.LOW):
             return False
@@ -258,6 +261,9 @@ def _stands_alone(items: list[Item], position: int, tokens: Words) -> bool:
                 continue
             return not (not measured and _lesion_follows(items, position + 1))
         if kinds & (c.LARGEST | c.ANOTHER) and not kinds & c.NEUTRAL:
+            return False
+        if kinds & c.ONE and not measured and tokens.words[behind.start] == "one":
+            # "another hypodense one"
             return False
         if kinds & (c.SEMICOLON | c.AND | c.COMMA) and not measured:
             continue

@@ -88,17 +88,30 @@ class Whereabouts:
             places = _add(places, place, mention.plural)
         if not places:
             return [context if context[0] else (UNKNOWN, (), context[2])]
+        if not any(side for _, _, side in places) and (frame := self._frame()):
+            places = [(organ, parts, frame) for organ, parts, _ in places]
         if not places[0][0]:
             organ = context[0] or UNKNOWN
             side = places[0][2] if organ in self.reader.phrases.paired or organ == UNKNOWN else ""
             places[0] = (organ, context[1] if context[0] else (), side)
         return places
 
+    def _frame(self) -> str:
+        """ "On the right there are ...": the side that opens the sentence."""
+        opening = self.spots[0] if self.spots else None
+        if opening is None or opening.first > 2 or opening.off or opening.organ or opening.parts:
+            return ""
+        stands = opening.first and self.items[0].kinds & c.PLACE
+        return opening.side if stands and opening.side != "bilateral" else ""
+
     def _nearest(self, mention: Mention, before: list[Where]) -> Where:
         """Organ for spots that name none: the type's, that of the mention before, the heading's, the one spoken of."""
         if mention.child and self.reader.group:
-            row = self.reader.group[0]
-            return (row.organ, row.parts, row.side) if row.organ != UNKNOWN else NOWHERE
+            group = self.reader.group
+            row = next((row for row in group if not row.claimed), group[0])
+            if row.organ == UNKNOWN:
+                return NOWHERE
+            return row.organ, () if row.claimed else row.parts, row.side
         if mention.implied:
             organ = mention.implied
             if before and before[0][0] == organ:
