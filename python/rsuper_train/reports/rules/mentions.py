@@ -56,7 +56,7 @@ def find_mentions(items: list[Item], spots: list[Spot], tokens: Words, headed: b
 def _begin(items: list[Item], last: int, at: int) -> int:
     """First item that belongs to the mention at `at` and not to the one before it, which ends with item `last`."""
     begin = at
-    opened = bool(items[at].kinds & OPENER)
+    opened = bool(items[at].kinds & (OPENER & ~c.ONE))  # "a calcified one"
     while begin - 1 > last:
         kinds = items[begin - 1].kinds
         if kinds & c.COMMA and not opened:
