@@ -50,6 +50,8 @@ def test_liver(words: str, parts: str) -> None:
         ("9 mm nodule in the lingula.", "left lung, upper lobe"),
         ("9 mm polyp in the rectum.", "colon, rectum"),
         ("9 mm nodule at the left base of the lung.", "left lung, lower lobe"),
+        ("Compared with 2020 the lesion of the pancreatic tail has grown from 7 to 9 mm.", "pancreas, tail"),
+        ("9 mm liver mass abutting the spleen and the stomach.", "liver"),
         ("9 mm mass in the second portion of the duodenum.", "duodenum"),
         ("On the right there is no mass in the kidney, but a 9 mm nodule of the adrenal gland.", "right adrenal gland"),
         ("9 mm mass at the GE junction.", "esophagus"),

@@ -50,6 +50,10 @@ from tests.train.reports.texts import REPORTS
             "A 10 mm metastasis in segment 4, another hypodense one of 9 mm in segment 6.",
             ["liver, segment 4: 10", "liver, segment 6: 9 hypo"],
         ),
+        (
+            "The larger of the two liver cysts lies in segment 8 and is 42 mm across.",
+            ["liver, segment 8: 42", "liver: ?"],
+        ),
         ("A lesion of the spleen matches a 13 mm cyst.", ["spleen: 13"]),
         ("No splenic lesion apart from a calcified one of 4 mm.", ["spleen: 4"]),
         (

@@ -27,6 +27,7 @@ NOT_NOW = c.HISTORY | c.HYPOTHETICAL
 PAUSES = c.COMMA | c.OPEN | c.CLOSE
 LISTS = c.COMMA | c.AND
 DOUBTS = c.HIGH | c.LOW
+LISTING = c.COMMA | c.SEMICOLON
 NO_TUMOUR = c.FINDING | c.FEATURE
 BOUNDS = c.SMALLER | c.BOUND
 
@@ -88,12 +89,13 @@ def mark(items: list[Item], tokens: Words) -> None:
             definite = position + 1 < len(items) and bool(items[position + 1].kinds & c.DEFINITE)
             if tokens.words[item.start] != "of":
                 landmark = origin = False
-        elif kinds & c.LANDMARK:
+        elif kinds & c.LANDMARK and not (position == 0 and kinds & c.PRIOR):
+            # "compared with 2020, the lesion has grown" says when
             landmark, passed = True, False
         if kinds & c.ORIGIN:
             origin = _is_origin(items, position)
         if landmark and kinds & c.DEFINITE and passed:
-            landmark = False
+            landmark = _is_joined(items, position)
         if kinds & c.LESION:
             if origin:
                 item.off = "origin"
@@ -126,6 +128,18 @@ def _lists_on(items: list[Item], position: int) -> bool:
         if item.kinds & (c.SIZE | CLOSED):
             return False
     return False
+
+
+def _is_joined(items: list[Item], position: int) -> bool:
+    """ "abutting the spleen and the stomach", not "... and the stomach contains a mass"."""
+    if not items[position - 1].kinds & c.AND:
+        return False
+    behind = position + 1
+    while behind < len(items) and items[behind].kinds & ANATOMY:
+        behind += 1
+    return behind > position + 1 and (
+        behind == len(items) or bool(items[behind].kinds & (c.COMMA | c.MEASURE | c.SIZE))
+    )
 
 
 def _is_known(items: list[Item], position: int) -> bool:
@@ -163,12 +177,17 @@ def _is_origin(items: list[Item], position: int) -> bool:
 def _take_back(items: list[Item], clause: int, position: int) -> None:
     """Negate the lesions of the clause before this item, back to a comma that parts two statements."""
     taken = False
+    if not any(item.kinds & c.LESION for item in items[clause:position]) and any(
+        item.kinds & c.PRONOUN for item in items[clause:position]
+    ):
+        # "...; it is not seen today"
+        clause = 0
     for before in reversed(items[clause:position]):
         kinds = before.kinds
         if kinds & c.LESION and not before.off:
             before.off = "negated"
             taken = True
-        elif taken and kinds & (c.COMMA | c.SEMICOLON):
+        elif taken and kinds & LISTING:
             break
 
 

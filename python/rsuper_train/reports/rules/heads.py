@@ -253,6 +253,9 @@ def _stands_alone(items: list[Item], position: int, tokens: Words) -> bool:
         kinds = behind.kinds
         if kinds & (c.LESION | c.FINDING):
             return measured
+        if kinds & c.OF and behind is items[position + 1] and item.kinds & c.LARGEST:
+            # "the larger of the two cysts"
+            continue
         if kinds & (c.SIZE | c.MEASURE | c.PLACE) or kinds & c.PART:
             if kinds & c.SIZE and behind.off:
                 continue

@@ -73,7 +73,11 @@ class Statement(Denials):
             rows += [rows[0].copy() for _ in range((mention.count or 1) - 1)]
         if mention.count is not None:
             missing = mention.count - len(rows)
-            spread = self._spread(places, missing) if missing > 0 and not rows else [places[0]] * max(missing, 0)
+            organ, parts, side = places[0]
+            if mention.subset and all(spot.first > mention.at for spot in mention.spots if spot.parts):
+                # "the larger of the two cysts lies in segment 8"
+                parts = ()
+            spread = self._spread(places, missing) if missing > 0 and not rows else [(organ, parts, side)] * missing
             rows += [self._row(mention, place, ()) for place in spread]
         elif (
             mention.many
