@@ -23,6 +23,17 @@ from tests.train.reports.rows import extract, negatives, rows
         "COMPARISON: CT with 3 cm liver mass.\nFINDINGS: The liver is normal.",
         "Evaluate for liver metastases.",
         "Splenic hypodensity consistent with an infarct.",
+        "PMH: lung cancer 2004.",
+        "Question: adrenal mass? Answer: none.",
+        "F/u HCC s/p resection of segment 6.",
+        "Follow-up of a pancreatic cyst.",
+        "A 7 mm liver lesion was seen on MRI; it is no longer demonstrable.",
+        "The apparent mass in the cecum is stool.",
+        "The lesion suspected in the pancreatic tail proves to be a fold.",
+        "Patient with known pancreatic cancer.",
+        "Comparison is made with a CT of 2019, when a 9 mm lesion was described in segment 6.",
+        "The left kidney is displaced by the mass.",
+        "Pancreatic lesion: excluded.",
     ],
 )
 def test_no_row(text: str) -> None:
@@ -64,6 +75,13 @@ def test_row_in_spite_of_it(text: str, row: str) -> None:
         ("The liver is normal. 9 mm cyst in the liver.", []),
         ("Right kidney normal. 9 mm cyst in the left kidney.", ["right kidney"]),
         ("No renal stone.", []),
+        ("Neither the liver nor the spleen shows a focal lesion.", ["liver", "spleen"]),
+        ("In the pelvis, the bladder and prostate are normal.", ["bladder", "prostate"]),
+        ("The left adrenal gland measures 12 mm, and the right adrenal gland is normal.", ["right adrenal gland"]),
+        ("Nil focal in the spleen.", ["spleen"]),
+        ("Q: liver mets? A: No liver lesion.", ["liver"]),
+        ("L kidney nl.", ["left kidney"]),
+        ("The gallbladder and the bile ducts are normal.", ["gallbladder"]),
     ],
 )
 def test_negatives(text: str, expected: list[str]) -> None:
@@ -109,4 +127,5 @@ def test_attenuation(words: str, attenuation: str) -> None:
 
 def test_attenuation_of_the_next_sentence_and_of_a_neighbour() -> None:
     assert rows("9 mm liver lesion. It is hypodense.") == ["liver: 9 hypo"]
+    assert rows("Within the hypodense liver there is a hyperdense 9 mm lesion.") == ["liver: 9 hyper"]
     assert rows("Beside a hypodense thrombus there is a 9 mm liver tumour.") == ["liver: 9"]

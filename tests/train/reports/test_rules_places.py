@@ -29,6 +29,7 @@ LEFT = "segment 2 / segment 3 / segment 4"
         ("the caudate lobe", "segment 1"),
         ("the hepatic dome", "segment 7 / segment 8"),
         ("the left lateral section", "segment 2 / segment 3"),
+        ("the posterior section of the right hepatic lobe", "segment 6 / segment 7"),
     ],
 )
 def test_liver(words: str, parts: str) -> None:
@@ -48,6 +49,11 @@ def test_liver(words: str, parts: str) -> None:
         ("RLL nodule 9 mm.", "right lung, lower lobe"),
         ("9 mm nodule in the lingula.", "left lung, upper lobe"),
         ("9 mm polyp in the rectum.", "colon, rectum"),
+        ("9 mm nodule at the left base of the lung.", "left lung, lower lobe"),
+        ("Compared with 2020 the lesion of the pancreatic tail has grown from 7 to 9 mm.", "pancreas, tail"),
+        ("9 mm liver mass abutting the spleen and the stomach.", "liver"),
+        ("9 mm mass in the second portion of the duodenum.", "duodenum"),
+        ("On the right there is no mass in the kidney, but a 9 mm nodule of the adrenal gland.", "right adrenal gland"),
         ("9 mm mass at the GE junction.", "esophagus"),
         ("9 mm cyst in the right adnexa.", "pelvis"),
         ("9 mm lytic lesion in L3.", "bone"),

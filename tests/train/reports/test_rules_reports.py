@@ -27,6 +27,47 @@ from tests.train.reports.texts import REPORTS
         ),
         ("Multiple liver lesions. The largest is in segment 6, 31 mm.", ["liver, segment 6: 31", "liver: many"]),
         ("Mass in the pancreatic head. It measures 3.2 x 2.8 cm.", ["pancreas, head: 32 x 28"]),
+        (
+            "Liver: Three metastases. The largest is 3 cm. A segment 2 metastasis measures 9 mm.",
+            ["liver: 30", "liver, segment 2: 9", "liver: ?"],
+        ),
+        ("Segment 8 observation, 2 cm, washout and capsule, LR-5.", ["liver, segment 8: 20"]),
+        (
+            "Three lung nodules, none larger than the 6 mm nodule in the right upper lobe.",
+            ["right lung, upper lobe: 6", "lung: ?", "lung: ?"],
+        ),
+        ("Liver lesion of 9 mm. On the last CT this lesion was 7 mm.", ["liver: 9"]),
+        (
+            "Ablation zone in segment 4, 28 mm. At its medial margin there is a nodule of 10 mm.",
+            ["liver, segment 4: 10"],
+        ),
+        (
+            "RUL nodule, 9 mm. A 5 mm nodule in the same lobe.",
+            ["right lung, upper lobe: 9", "right lung, upper lobe: 5"],
+        ),
+        ("Liver: numerous cysts, none above 5 mm.", ["liver: many"]),
+        (
+            "A 10 mm metastasis in segment 4, another hypodense one of 9 mm in segment 6.",
+            ["liver, segment 4: 10", "liver, segment 6: 9 hypo"],
+        ),
+        (
+            "The larger of the two liver cysts lies in segment 8 and is 42 mm across.",
+            ["liver, segment 8: 42", "liver: ?"],
+        ),
+        ("A lesion of the spleen matches a 13 mm cyst.", ["spleen: 13"]),
+        ("No splenic lesion apart from a calcified one of 4 mm.", ["spleen: 4"]),
+        (
+            "Two liver lesions. One, in segment 6, is a 13 mm cyst. The second is 9 mm.",
+            ["liver, segment 6: 13", "liver: 9"],
+        ),
+        ("None of the liver cysts has changed.", ["liver: many"]),
+        ("Liver: two lesions, 9 mm and 14 mm. Both are hypodense metastases.", ["liver: 9 hypo", "liver: 14 hypo"]),
+        ("On 7 May 2019 lesions of the liver were biopsied.", ["liver: many"]),
+        (
+            "Adrenal nodules bilaterally: right 16 mm, left 11 mm, both of low density.",
+            ["right adrenal gland: 16 hypo", "left adrenal gland: 11 hypo"],
+        ),
+        ("Uterine mass of 5 cm with ascites, suspicious for endometrial carcinoma.", ["uterus: 50"]),
         ("Perigastric nodes, the largest 14 mm. 9 mm liver cyst.", ["liver: 9"]),
     ],
 )
@@ -41,6 +82,7 @@ def test_counts(text: str, expected: list[str]) -> None:
         "2.4 x 2.0 cm lesion in segment 7.",
         "Liver lesion, likely metastasis.",
         "Segment 7 mass.",
+        "New segment 7 mass.",
     ],
 )
 def test_impression_repeats(impression: str) -> None:
@@ -61,6 +103,7 @@ def test_wrapped_lines_and_lists() -> None:
 
 def test_title_is_no_sentence() -> None:
     assert rows("CT ABDOMEN, LIVER METASTASES\nSpleen: 9 mm cyst.") == ["spleen: 9"]
+    assert rows("CT abdomen, breast cancer. Spleen: 9 mm cyst.") == ["spleen: 9"]
     assert rows("CT shows a liver lesion\nSpleen: 9 mm cyst.") == ["liver: ?", "spleen: 9"]
 
 

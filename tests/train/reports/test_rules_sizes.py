@@ -21,6 +21,7 @@ from tests.train.reports.rows import extract, rows
         ("24 by 19 mm", "24 x 19"),
         ("2.4 cm x 1.9 cm x 17 mm", "24 x 19 x 17"),
         ("2.4 cm (AP) x 1.9 cm (TR) x 1.7 cm (CC)", "24 x 19 x 17"),
+        ("24 (TR) x 19 (AP) x 17 (CC) mm", "24 x 19 x 17"),
         ("approximately 2\u00a0cm", "20"),
         ("1 to 2 cm", "20"),
         ("1-2 cm", "20"),

@@ -17,14 +17,14 @@ CUES = (
     "end of scope", "verb", "advice", "of", "prior", "current", "bound", "up to", "now", "largest", "example",
     "each", "respectively", "distance", "axis", "measure", "reference", "landmark", "place", "origin", "high", "low",
     "same", "many", "another", "one", "definite", "pronoun", "and", "or", "with", "left", "right", "bilateral",
-    "finding", "feature", "section past", "section current", "section impression",
+    "finding", "feature", "section past", "section current", "section impression", "there",
 )  # fmt: skip
 BIT = {cue: 1 << position for position, cue in enumerate(CUES)}
 (
     NEGATION, NEGATION_AFTER, NEUTRAL, CHANGE, NORMAL, PARTIAL, HISTORY, HYPOTHETICAL, END, VERB, ADVICE, OF, PRIOR,
     CURRENT, BOUND, UP_TO, NOW, LARGEST, EXAMPLE, EACH, RESPECTIVELY, DISTANCE, AXIS, MEASURE, REFERENCE, LANDMARK,
     PLACE, ORIGIN, HIGH, LOW, SAME, MANY, ANOTHER, ONE, DEFINITE, PRONOUN, AND, OR, WITH, LEFT, RIGHT, BILATERAL,
-    FINDING, FEATURE, SECTION_PAST, SECTION_CURRENT, SECTION_IMPRESSION,
+    FINDING, FEATURE, SECTION_PAST, SECTION_CURRENT, SECTION_IMPRESSION, THERE,
 ) = BIT.values()  # fmt: skip
 (
     LESION,
@@ -50,6 +50,7 @@ SECTION = SECTION_PAST | SECTION_CURRENT | SECTION_IMPRESSION
 WEAK_PARTS = frozenset((
     "head", "neck", "body", "tail", "hop", "dome", "right dome", "fundus", "fundal", "ascending", "descending",
     "transverse", "upper third", "lower third", "mid third", "mid zone", "mid portion", "midportion",
+    "base", "bases",
 ))  # fmt: skip
 PLURALS = frozenset((
     "foci", "mets", "metastases", "disease", "secondaries", "calculi", "diverticula", "hemangiomata",
@@ -176,7 +177,7 @@ class Phrases:
         """ "right lobe", "right hepatic lobe", "right lobes"."""
         yield from _forms(word)
         first, _, last = word.rpartition(" ")
-        if first and " " not in first:
+        if first:
             for name in organ.names:
                 if " " not in name:
                     yield f"{first} {name} {last}"

@@ -7,11 +7,11 @@ from rsuper_train.reports.rules import concepts as c
 from rsuper_train.reports.rules.scan import Item, Words
 
 ANATOMY = c.ORGAN | c.PART | c.ELSEWHERE | c.SIDE
-# Behind a comma these begin something new, which an earlier "no" or "history of" does not reach.
 MONTHS = frozenset((
     "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
     "december", "jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec",
 ))  # fmt: skip
+# Behind a comma these begin something new, which an earlier "no" or "history of" does not reach.
 FRESH = c.MANY | c.ONE | c.NUMBER | c.DEFINITE | c.SIZE
 CLOSED = c.END | c.SEMICOLON | c.VERB
 # What changes the scope, or is looked at in it; anything else only passes.
@@ -19,12 +19,15 @@ TURNS = (
     FRESH | CLOSED | c.NEUTRAL | c.NEGATION | c.NEGATION_AFTER | c.HISTORY | c.HYPOTHETICAL | c.CHANGE | c.COMMA
     | c.OPEN | c.CLOSE | c.AND | c.WITH | c.PLACE | c.LANDMARK | c.ORIGIN | c.LESION | c.FINDING | c.FEATURE
 )  # fmt: skip
+# A clause that begins with one of these belongs to what stands before it.
+RELATIVE = frozenset(("when", "where", "which", "whose"))
 TRANSPARENT = c.AXIS | c.MEASURE | c.ONE | c.DEFINITE | c.PARTIAL | c.OPEN | c.PLACE
 STOPS = c.END | c.SEMICOLON
 NOT_NOW = c.HISTORY | c.HYPOTHETICAL
 PAUSES = c.COMMA | c.OPEN | c.CLOSE
 LISTS = c.COMMA | c.AND
 DOUBTS = c.HIGH | c.LOW
+LISTING = c.COMMA | c.SEMICOLON
 NO_TUMOUR = c.FINDING | c.FEATURE
 BOUNDS = c.SMALLER | c.BOUND
 
@@ -49,6 +52,13 @@ def mark(items: list[Item], tokens: Words) -> None:
         if kinds & c.NEUTRAL:
             continue
         if kinds & c.NEGATION:
+            if (
+                tokens.words[item.start] == "none"
+                and position + 1 < len(items)
+                and items[position + 1].kinds & c.DEFINITE
+            ):
+                # "none of the cysts has changed"
+                continue
             negated, comma, definite, denied, landmark = True, False, False, False, False
             continue
         if kinds & CLOSED:
@@ -67,7 +77,7 @@ def mark(items: list[Item], tokens: Words) -> None:
         if kinds & c.CHANGE and not denied:
             negated = False
         if kinds & PAUSES or (kinds & c.AND and (negated or past)):
-            comma = comma or bool(kinds & LISTS)
+            comma = comma or (bool(kinds & LISTS) and RELATIVE.isdisjoint(tokens.words[item.end : item.end + 2]))
             landmark = landmark and bool(kinds & c.AND)
             origin = False
             continue
@@ -79,12 +89,13 @@ def mark(items: list[Item], tokens: Words) -> None:
             definite = position + 1 < len(items) and bool(items[position + 1].kinds & c.DEFINITE)
             if tokens.words[item.start] != "of":
                 landmark = origin = False
-        elif kinds & c.LANDMARK:
+        elif kinds & c.LANDMARK and not (position == 0 and kinds & c.PRIOR):
+            # "compared with 2020, the lesion has grown" says when
             landmark, passed = True, False
         if kinds & c.ORIGIN:
             origin = _is_origin(items, position)
         if landmark and kinds & c.DEFINITE and passed:
-            landmark = False
+            landmark = _is_joined(items, position)
         if kinds & c.LESION:
             if origin:
                 item.off = "origin"
@@ -117,6 +128,18 @@ def _lists_on(items: list[Item], position: int) -> bool:
         if item.kinds & (c.SIZE | CLOSED):
             return False
     return False
+
+
+def _is_joined(items: list[Item], position: int) -> bool:
+    """ "abutting the spleen and the stomach", not "... and the stomach contains a mass"."""
+    if not items[position - 1].kinds & c.AND:
+        return False
+    behind = position + 1
+    while behind < len(items) and items[behind].kinds & ANATOMY:
+        behind += 1
+    return behind > position + 1 and (
+        behind == len(items) or bool(items[behind].kinds & (c.COMMA | c.MEASURE | c.SIZE))
+    )
 
 
 def _is_known(items: list[Item], position: int) -> bool:
@@ -154,12 +177,17 @@ def _is_origin(items: list[Item], position: int) -> bool:
 def _take_back(items: list[Item], clause: int, position: int) -> None:
     """Negate the lesions of the clause before this item, back to a comma that parts two statements."""
     taken = False
+    if not any(item.kinds & c.LESION for item in items[clause:position]) and any(
+        item.kinds & c.PRONOUN for item in items[clause:position]
+    ):
+        # "...; it is not seen today"
+        clause = 0
     for before in reversed(items[clause:position]):
         kinds = before.kinds
         if kinds & c.LESION and not before.off:
             before.off = "negated"
             taken = True
-        elif taken and kinds & (c.COMMA | c.SEMICOLON):
+        elif taken and kinds & LISTING:
             break
 
 
@@ -219,7 +247,7 @@ def _is_prior(cue: Item, items: list[Item], position: int, tokens: Words, in_par
     if word in ("was", "were", "before", "last", "old", "earlier"):
         if in_parentheses or (cue.start and tokens.gaps[cue.start - 1].endswith("(")):
             return True
-        return _other_size(items, position)
+        return _other_size(items, position) or any(i.kinds & c.PRIOR for i in items[:position] if i is not cue)
     if word == "from" and size.size is not None and size.size.upper:
         size.changed = True
         return False

@@ -8,7 +8,11 @@ from rsuper_train.reports.rules.heads import Mention
 from rsuper_train.reports.rules.places import ANATOMY, ELSEWHERE, UNKNOWN, Spot, Where
 from rsuper_train.reports.rules.whereabouts import Whereabouts
 
-ABSENT = frozenset(("not", "none", "absent", "ruled", "cannot", "is", "was", "were"))
+# What may stand between a place and its "normal", before and behind it.
+BEHIND = ANATOMY | c.COMMA | c.AND | c.OR | c.SLASH | c.DEFINITE | c.PLACE
+AHEAD = BEHIND | c.COLON | c.NEUTRAL | c.DASH | c.SAME | c.VERB | c.SIZE | c.MEASURE
+STATED = c.SIZE | c.MEASURE
+ABSENT = frozenset(("not", "none", "absent", "ruled", "excluded", "cannot", "is", "was", "were"))
 
 
 class Denials(Whereabouts):
@@ -16,13 +20,15 @@ class Denials(Whereabouts):
 
     def _deny(self, mention: Mention) -> None:
         at = mention.at
+        stated = False  # "neither the spleen nor the liver contains": the place stands before the verb
         for before in range(at - 1, -1, -1):
             item = self.items[before]
             if item.kinds & c.PARTIAL and not (before and self.items[before - 1].kinds & c.OR):
                 return
             if item.kinds & c.NEGATION:
                 break
-            if item.kinds & (c.DEFINITE | c.SIZE):
+            stated = stated or bool(item.kinds & c.VERB)
+            if item.kinds & c.SIZE or (item.kinds & c.DEFINITE and not stated):
                 return
         else:
             if any(item.kinds & (c.NEUTRAL | c.PRIOR) for item in self.items[mention.first : at]):
@@ -64,34 +70,39 @@ class Denials(Whereabouts):
             if position and self.items[position - 1].kinds & c.NEGATION and self.items[position - 1].end == item.start:
                 continue
             first = position
-            while first and self.items[first - 1].kinds & (
-                ANATOMY
-                | c.COMMA
-                | c.AND
-                | c.OR
-                | c.SLASH
-                | c.DEFINITE
-                | c.PLACE
-                | c.COLON
-                | c.NEUTRAL
-                | c.DASH
-                | c.SAME
-                | c.VERB
-                | c.SIZE
-                | c.MEASURE
-            ):
+            named = 0
+            while first and (self.items[first - 1].kinds & AHEAD or self._is_listed(first - 1)):
                 first -= 1
+                kinds = self.items[first].kinds
+                if kinds & STATED and named & c.AND:
+                    # "the left gland measures 12 mm, and the right gland is normal"
+                    break
+                named |= kinds if named or kinds & ANATOMY else 0
             last = position + 1
-            while last < len(self.items) and self.items[last].kinds & (
-                ANATOMY | c.COMMA | c.AND | c.OR | c.SLASH | c.DEFINITE | c.PLACE
-            ):
+            while last < len(self.items) and self.items[last].kinds & BEHIND:
                 last += 1
             ahead = [s for s in self.spots if first <= s.first < position and not s.off]
+            subjects = [s for s in ahead if not self._is_frame(s)]
             behind = [s for s in self.spots if position < s.first < last and not s.off]
-            spots = ahead or behind
-            named = any(not s.off for s in self.spots)
-            places = [self.reader.where(spot, self.context) for spot in spots] if spots or named else self.headed
+            spots = subjects or ahead or behind
+            known = any(not s.off for s in self.spots)
+            places = [self.reader.where(spot, self.context) for spot in spots] if spots or known else self.headed
             self._add_negatives(places)
+
+    def _is_frame(self, spot: Spot) -> bool:
+        """ "In the pelvis, the bladder is normal"."""
+        at = spot.first - 1
+        while at > 0 and self.items[at].kinds & c.DEFINITE:
+            at -= 1
+        behind = self.items[spot.last + 1 : spot.last + 2]
+        return at == 0 and bool(self.items[0].kinds & c.PLACE and behind and behind[0].kinds & c.COMMA)
+
+    def _is_listed(self, position: int) -> bool:
+        """ "the gallbladder and the bile ducts are normal"."""
+        before = position - 1
+        while before > 0 and self.items[before].kinds & c.DEFINITE:
+            before -= 1
+        return bool(self.items[position].kinds & c.FINDING) and before > 0 and bool(self.items[before].kinds & c.AND)
 
     def _add_negatives(self, places: list[Where]) -> None:
         for place in places:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from rsuper_train.reports.rules import concepts as c
 from rsuper_train.reports.rules.places import ANATOMY, Spot
 from rsuper_train.reports.rules.scan import Item, Words
@@ -12,6 +14,7 @@ MODIFIER = (
     c.SIZE | c.ATTENUATION | ANATOMY | c.NUMBER | c.MANY | c.ANOTHER | c.ONE | c.DEFINITE | c.HIGH | c.LOW | c.LARGEST
     | c.NEUTRAL | c.PARTIAL | c.AXIS | c.NEGATION | c.BOUND | c.EXAMPLE | c.REFERENCE | c.UP_TO | c.FEATURE
 )  # fmt: skip
+BREAKS = c.AND | c.VERB | c.SEMICOLON
 DOUBTS = c.HIGH | c.LOW
 HEADS = c.LESION | c.FINDING | c.FEATURE | c.LARGEST | c.ANOTHER | c.ONE
 LINK = c.HIGH | c.LOW | c.SAME | c.OR | c.OPEN | c.SLASH | c.COLON | c.DASH
@@ -97,8 +100,8 @@ def find_heads(items: list[Item], tokens: Words) -> list[Mention]:
             continue
         if kinds & c.LESION and not (kinds & c.FEATURE and mentions):
             last = mentions[-1] if mentions else None
-            if last is not None and last.other and len(mentions) > 1 and items[position - 1].kinds & DOUBTS:
-                last = mentions[-2]
+            if last is not None and last.other and _is_doubted(items, position):
+                last = next((mention for mention in reversed(mentions) if not mention.other), last)
             if last is not None and not last.other and _is_same(items, last, position, tokens.words):
                 last.last = position
                 if items[position - 1].kinds & DOUBTS:
@@ -149,7 +152,9 @@ def _is_same(items: list[Item], last: Mention, position: int, words: list[str]) 
     if not between:
         return item.start - before.end <= 1
     if between[-1].kinds & c.COMMA and _is_bare(items, position):
-        return not item.phrase.plural and not any(i.kinds & (c.AND | c.VERB | c.SEMICOLON) for i in between)
+        # "with washout and capsule, LR-5": the "and" joins features
+        parted = (i.kinds & BREAKS and not (i.kinds & c.AND and j.kinds & c.FEATURE) for i, j in pairwise(between))
+        return not item.phrase.plural and not any(parted)
     link = next((offset for offset in range(len(between) - 1, -1, -1) if between[offset].kinds & LINK), None)
     if link is None:
         return False
@@ -157,8 +162,11 @@ def _is_same(items: list[Item], last: Mention, position: int, words: list[str]) 
         c.ONE | c.DEFINITE | c.HIGH | c.LOW | c.SAME | c.ATTENUATION | c.NEUTRAL | c.ORGAN | c.PART | c.SIDE | c.OR
     )
     allowed |= c.PARTIAL
+    if between[link].kinds & c.SAME and not any(i.kinds & c.SIZE for i in items[max(0, last.at - 4) : last.last]):
+        # "the lesion of segment 4 is a 9 mm cyst"
+        allowed |= c.SIZE
     for inner in between[link + 1 :]:
-        if inner.kinds & (c.NUMBER | c.MANY | c.SIZE | c.AND) or not inner.kinds & (allowed | c.PLACE):
+        if inner.kinds & (c.NUMBER | c.MANY | c.AND) or not inner.kinds & (allowed | c.PLACE):
             return False
         if inner.kinds & c.PLACE and not between[link].kinds & (c.HIGH | c.LOW):
             return False
@@ -175,6 +183,14 @@ def _is_same(items: list[Item], last: Mention, position: int, words: list[str]) 
         and link
         and between[link - 1].kinds & (c.ONE | c.ANOTHER | c.MANY | c.NUMBER)
     )
+
+
+def _is_doubted(items: list[Item], position: int) -> bool:
+    """ "suspicious for ovarian carcinoma"."""
+    before = position - 1
+    while before > 0 and items[before].kinds & BEFORE_NOUN:
+        before -= 1
+    return before >= 0 and bool(items[before].kinds & DOUBTS)
 
 
 def _is_that(items: list[Item], last: int, position: int) -> bool:
@@ -237,6 +253,9 @@ def _stands_alone(items: list[Item], position: int, tokens: Words) -> bool:
         kinds = behind.kinds
         if kinds & (c.LESION | c.FINDING):
             return measured
+        if kinds & c.OF and behind is items[position + 1] and item.kinds & c.LARGEST:
+            # "the larger of the two cysts"
+            continue
         if kinds & (c.SIZE | c.MEASURE | c.PLACE) or kinds & c.PART:
             if kinds & c.SIZE and behind.off:
                 continue
@@ -245,6 +264,9 @@ def _stands_alone(items: list[Item], position: int, tokens: Words) -> bool:
                 continue
             return not (not measured and _lesion_follows(items, position + 1))
         if kinds & (c.LARGEST | c.ANOTHER) and not kinds & c.NEUTRAL:
+            return False
+        if kinds & c.ONE and not measured and tokens.words[behind.start] == "one":
+            # "another hypodense one"
             return False
         if kinds & (c.SEMICOLON | c.AND | c.COMMA) and not measured:
             continue

@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 
 from rsuper_train.reports.rules import concepts as c
+from rsuper_train.reports.rules.context import MONTHS
 from rsuper_train.reports.rules.heads import MODIFIER, Mention, find_heads, find_unnamed
 from rsuper_train.reports.rules.places import ANATOMY, Spot
 from rsuper_train.reports.rules.scan import Item, Words
@@ -55,7 +56,7 @@ def find_mentions(items: list[Item], spots: list[Spot], tokens: Words, headed: b
 def _begin(items: list[Item], last: int, at: int) -> int:
     """First item that belongs to the mention at `at` and not to the one before it, which ends with item `last`."""
     begin = at
-    opened = bool(items[at].kinds & OPENER)
+    opened = bool(items[at].kinds & (OPENER & ~c.ONE))  # "a calcified one"
     while begin - 1 > last:
         kinds = items[begin - 1].kinds
         if kinds & c.COMMA and not opened:
@@ -120,7 +121,12 @@ def _read_number(mention: Mention, items: list[Item], tokens: Words) -> None:
             break
         if kinds & c.PLACE and tokens.words[item.start] != "of":
             break
-        if kinds & c.NUMBER and items[at].start - item.end <= 8 and mention.count is None:
+        if (
+            kinds & c.NUMBER
+            and items[at].start - item.end <= 8
+            and mention.count is None
+            and tokens.words[item.end] not in MONTHS
+        ):
             mention.count = item.number
         if kinds & c.MANY:
             mention.many = True
@@ -161,6 +167,8 @@ def _read_looks(mention: Mention, items: list[Item]) -> None:
             continue
         if kinds & c.ATTENUATION and not item.off and not _denied(items, position):
             kind = item.phrase.attenuation
+            if _is_of_whole(items, position):
+                continue
             if (
                 position + 1 < len(items)
                 and items[position + 1].kinds & c.FINDING
@@ -176,6 +184,18 @@ def _read_looks(mention: Mention, items: list[Item]) -> None:
         elif kinds & c.HIGH and mention.certainty == "certain":
             mention.certainty = "high"
     mention.attenuation = found or mention.attenuation
+
+
+def _is_of_whole(items: list[Item], position: int) -> bool:
+    """ "within the hypodense liver": the look of the organ, not of a lesion in it."""
+    if not position or not items[position - 1].kinds & (c.DEFINITE | c.PLACE) or items[position].kinds & c.LESION:
+        return False
+    behind = position + 1
+    while behind < len(items) and items[behind].kinds & (c.ORGAN | c.SIDE):
+        behind += 1
+    if behind == position + 1 or not items[behind - 1].kinds & c.ORGAN:
+        return False
+    return behind == len(items) or bool(items[behind].kinds & (c.VERB | c.COMMA | c.ONE | c.DEFINITE | c.END))
 
 
 def _denied(items: list[Item], position: int) -> bool:

@@ -33,6 +33,7 @@ class Reader:
         self.spoke_of_organ = False
         self.oversized = False
         self.carried: Where = NOWHERE
+        self.exactly: Where = NOWHERE  # with its parts
         self._paragraph = -1
         self.sizes: list[Size] = []
         self._headed = False
@@ -49,7 +50,8 @@ class Reader:
 
     def _read_sentence(self, number: int, sentence: Sentence) -> None:
         if sentence.paragraph != self._paragraph:
-            self.carried, self._paragraph = NOWHERE, sentence.paragraph
+            self.carried = self.exactly = NOWHERE
+            self._paragraph = sentence.paragraph
             self.last = self.group = []
         headed = self._heading(sentence)
         parse = self._parse(sentence, bool(headed))
@@ -142,10 +144,10 @@ class Reader:
         organs = {s.settled(): s for s in spots if not s.off}
         organs.pop("", None)
         if len(organs) == 1:
-            organ, _, side = self.where(next(iter(organs.values())), NOWHERE)
-            self.carried = (organ, (), side)
+            organ, parts, side = self.where(next(iter(organs.values())), self.carried)
+            self.carried, self.exactly = (organ, (), side), (organ, parts, side)
         elif organs:
-            self.carried = NOWHERE
+            self.carried = self.exactly = NOWHERE
 
     def where(self, spot: Spot, context: Where) -> Where:
         """The place of a spot; its organ and its side from the context where it names none."""

@@ -110,8 +110,9 @@ def split(tokens: Tokens, phrases: Phrases) -> Iterator[Sentence]:
                 section = "current" if section == "past" else section
                 break
             elif _is_title(tokens, start, colon):
+                if section == "past" and (not kinds or (start == colon and not kinds & LESION)):
+                    section = "current"
                 heading, start, first = [], colon + 1, colon + 1
-                section = "current" if section == "past" and not kinds else section
             else:
                 break
         if start > last or (opening and _is_title_line(tokens, last)):
@@ -191,6 +192,8 @@ def _is_title_line(tokens: Tokens, last: int) -> bool:
     words = tokens.words[: last + 1]
     if "mm" in line or "cm" in line or not STATES.isdisjoint(words):
         return False
+    if words[0] in EXAMINATIONS:
+        return "." in gap or "n" in gap or "P" in gap
     return "." not in gap and ("n" in gap or "P" in gap) and not EXAMINATIONS.isdisjoint(words)
 
 

@@ -18,13 +18,13 @@ LINK = (
     r"(?:\s{0,2}(?:x|by|\*)\s{0,2}|\s{0,2},?\s{1,2}(?:and|or|&)\s{1,2}|,\s{1,2}"
     r"|\s{0,2}(?:-|→|->)\s{0,2}|\s{1,2}to\s{1,2})"
 )
-VALUE = rf"{NUMBER}(?:\s{{0,2}}-?{UNIT})?(?:\s{{0,2}}{AXIS})?"
+VALUE = rf"{NUMBER}(?:\s{{0,2}}-?{UNIT})?(?:\s{{0,2}}{AXIS}(?:\s{{0,2}}{UNIT})?)?"
 RUN = re.compile(rf"{VALUE}(?:{LINK}{VALUE}){{0,8}}")
 # The common form: one unit at the end, and no list or range.
 SIMPLE = re.compile(
     rf"({NUMBER})(?:\s?x\s?({NUMBER}))?(?:\s?x\s?({NUMBER}))?[ -]?({UNIT})(?!\s{{0,2}}{AXIS})(?!{LINK}{NUMBER})"
 )
-PART = re.compile(rf"({LINK})?({NUMBER})(?:\s{{0,2}}-?({UNIT}))?(?:\s{{0,2}}({AXIS}))?")
+PART = re.compile(rf"({LINK})?({NUMBER})(?:\s{{0,2}}-?({UNIT}))?(?:\s{{0,2}}({AXIS})(?:\s{{0,2}}({UNIT}))?)?")
 BEFORE_NO_SIZE = re.compile(
     r"(?:segments?|segs?|images?|im|img|series|se|ser|slices?|level|bosniak|lr|category|grade|stage|type|class|number|in|on)"
     r"[\s#:.]{0,3}$"
@@ -115,7 +115,7 @@ def _read(text: str, start: int, end: int) -> list[Size]:
         _Value(
             _kind(part.group(1)),
             float(part.group(2).replace(",", ".")),
-            (part.group(3) or "")[:1],
+            (part.group(3) or part.group(5) or "")[:1],
             part.start(2),
             part.end(),
             part.group(2).isdigit(),

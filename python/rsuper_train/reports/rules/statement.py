@@ -73,7 +73,11 @@ class Statement(Denials):
             rows += [rows[0].copy() for _ in range((mention.count or 1) - 1)]
         if mention.count is not None:
             missing = mention.count - len(rows)
-            spread = self._spread(places, missing) if missing > 0 and not rows else [places[0]] * max(missing, 0)
+            organ, parts, side = places[0]
+            if mention.subset and all(spot.first > mention.at for spot in mention.spots if spot.parts):
+                # "the larger of the two cysts lies in segment 8"
+                parts = ()
+            spread = self._spread(places, missing) if missing > 0 and not rows else [(organ, parts, side)] * missing
             rows += [self._row(mention, place, ()) for place in spread]
         elif (
             mention.many
@@ -85,7 +89,7 @@ class Statement(Denials):
                 row = self._row(mention, place, ())
                 row.count_known = False
                 rows.append(row)
-        if mention.subset and self.reader.group and self._claim(mention, rows):
+        if self.reader.group and (mention.subset or self._is_member(mention, rows)) and self._claim(mention, rows):
             return
         self._settle(mention, rows)
 
@@ -164,6 +168,7 @@ class Statement(Denials):
         """ "the largest 2 cm", "another in segment 4": one of the group mentioned last."""
         group = self.reader.group
         if not group:
+            self._make_remainder(mention, places)
             return
         sized = self._sized(mention, places) or ([((), places[0])] if mention.spots else [])
         rows = []
@@ -171,6 +176,15 @@ class Statement(Denials):
             row = self._row(mention, place, diameters)
             rows.append(row)
         self._claim(mention, rows)
+
+    def _make_remainder(self, mention: Mention, places: list[Where]) -> None:
+        """ "no nodule apart from one of 4 mm": what is left of lesions that are not there."""
+        gone = [m for m in self.mentions[: self.mentions.index(mention)] if m.off == "negated" and not m.other]
+        if not gone or not mention.sizes:
+            return
+        mention.type = gone[-1].type
+        mention.attenuation = mention.attenuation or gone[-1].attenuation
+        self._settle(mention, [self._row(mention, place, size) for size, place in self._sized(mention, places)])
 
     def _claim(self, mention: Mention, rows: list[Row]) -> bool:
         """Let rows be members of the group mentioned last; False where they cannot be."""
@@ -184,9 +198,7 @@ class Statement(Denials):
                 row.type, row.certainty = group[0].type, group[0].certainty
             if row.attenuation == UNKNOWN:
                 row.attenuation = group[0].attenuation
-            twin = next(
-                (r for r in group if r.diameters and same_size(r.diameters, row.diameters) and not r.claimed), None
-            )
+            twin = next((r for r in group if not r.claimed and self._is_twin(r, row)), None)
             free = twin or next((r for r in group if r.count_known and not r.diameters and not r.claimed), None)
             if free is not None:
                 free.diameters = free.diameters or row.diameters
@@ -203,6 +215,22 @@ class Statement(Denials):
                     group.append(row)
                 self.made.append(row)
         return True
+
+    def _is_twin(self, one: Row, row: Row) -> bool:
+        """ "the larger, 3.1 cm" of a group with a lesion of 31 mm; in one sentence 9 and 10 mm are two."""
+        tolerance = TOLERANCE if one.sentence < self.number else 0.0
+        return same_place(one, row) and same_size(one.diameters, row.diameters, tolerance)
+
+    def _is_member(self, mention: Mention, rows: list[Row]) -> bool:
+        """ "Three metastases. A segment 2 metastasis measures 9 mm": one of those counted before."""
+        if mention.count != 1 or mention.added or len(rows) != 1 or not rows[0].diameters:
+            return False
+        [row] = rows
+        return any(
+            r.organ == row.organ and r.type == row.type and same_place(r, row)
+            for r in self.reader.group
+            if r.count_known and not r.diameters and not r.claimed and (mention.definite or r.sentence < self.number)
+        )
 
     def _settle(self, mention: Mention, rows: list[Row]) -> None:
         """Add the rows, or see that an earlier sentence has them already."""
@@ -248,7 +276,7 @@ class Statement(Denials):
                     ),
                     None,
                 )
-            if twin is None or mention.added:
+            if twin is None or (mention.added and not row.impression):
                 return False
             complete(twin, row)
             self.made.append(twin)
@@ -269,7 +297,9 @@ class Statement(Denials):
             if not pool:
                 return False
             best = next((r for r in pool if r.type == row.type), pool[-1] if not row.impression else pool[0])
-            complete(best, row)
+            everyone = best in self.reader.last and self.parse.words.words[0] in ("all", "both")
+            for known in self.reader.last if everyone else [best]:
+                complete(known, row)
             return True
         return False
 
@@ -321,6 +351,7 @@ class Statement(Denials):
         if self.made:
             row = self.made[-1]
             organs = {r.organ for r in self.made}
-            self.reader.carried = (row.organ if row.organ != UNKNOWN and len(organs) == 1 else "", (), row.side)
+            organ = row.organ if row.organ != UNKNOWN and len(organs) == 1 else ""
+            self.reader.carried, self.reader.exactly = (organ, (), row.side), (organ, row.parts, row.side)
             return
         self.reader.carry(self.spots)

@@ -42,6 +42,8 @@ class Whereabouts:
 
     def _context(self) -> Where:
         """The place to speak of where none is named."""
+        if self.kinds & c.THERE and self.reader.exactly[0]:
+            return self.reader.exactly
         if self.headed:
             carried = self.reader.carried
             first = next((place for place in self.headed if place[0] == carried[0]), self.headed[0])
@@ -86,17 +88,30 @@ class Whereabouts:
             places = _add(places, place, mention.plural)
         if not places:
             return [context if context[0] else (UNKNOWN, (), context[2])]
+        if not any(side for _, _, side in places) and (frame := self._frame()):
+            places = [(organ, parts, frame) for organ, parts, _ in places]
         if not places[0][0]:
             organ = context[0] or UNKNOWN
             side = places[0][2] if organ in self.reader.phrases.paired or organ == UNKNOWN else ""
             places[0] = (organ, context[1] if context[0] else (), side)
         return places
 
+    def _frame(self) -> str:
+        """ "On the right there are ...": the side that opens the sentence."""
+        opening = self.spots[0] if self.spots else None
+        if opening is None or opening.first > 2 or opening.off or opening.organ or opening.parts:
+            return ""
+        stands = opening.first and self.items[0].kinds & c.PLACE
+        return opening.side if stands and opening.side != "bilateral" else ""
+
     def _nearest(self, mention: Mention, before: list[Where]) -> Where:
         """Organ for spots that name none: the type's, that of the mention before, the heading's, the one spoken of."""
         if mention.child and self.reader.group:
-            row = self.reader.group[0]
-            return (row.organ, row.parts, row.side) if row.organ != UNKNOWN else NOWHERE
+            group = self.reader.group
+            row = next((row for row in group if not row.claimed), group[0])
+            if row.organ == UNKNOWN:
+                return NOWHERE
+            return row.organ, () if row.claimed else row.parts, row.side
         if mention.implied:
             organ = mention.implied
             if before and before[0][0] == organ:
@@ -156,6 +171,9 @@ class Whereabouts:
         own: list[Where | None] = []
         for low, high, size in zip(edges, edges[1:], at, strict=False):
             spots = [s for s in self.spots if low <= s.first < high and not s.off]
+            if any(s.side in ("left", "right") for s in spots):
+                # "left 11 mm, both of low density"
+                spots = [s for s in spots if s.side != "bilateral" or s.organ or s.parts]
             spots = [s for s in spots if s.first > size] + [s for s in reversed(spots) if s.first < size]
             place: Where | None = None
             for spot in spots:
