@@ -38,7 +38,7 @@ class Denials(Whereabouts):
         spots = [s for s in mention.spots if s.settled() != ELSEWHERE or s.first > at]
         if not spots:
             spots = self._listed(mention) or [s for s in self.spots if s.first < at and not s.off]
-        named = [self.reader.where(spot, self.context) for spot in spots]
+        named = [self.memory.where(spot, self.context) for spot in spots]
         places = [place for place in named if place[0]]
         if any(place[0] == ELSEWHERE for place in places) and len(places) == 1:
             return
@@ -86,7 +86,7 @@ class Denials(Whereabouts):
             behind = [s for s in self.spots if position < s.first < last and not s.off]
             spots = subjects or ahead or behind
             known = any(not s.off for s in self.spots)
-            places = [self.reader.where(spot, self.context) for spot in spots] if spots or known else self.headed
+            places = [self.memory.where(spot, self.context) for spot in spots] if spots or known else self.headed
             self._add_negatives(places)
 
     def _is_frame(self, spot: Spot) -> bool:
@@ -106,5 +106,5 @@ class Denials(Whereabouts):
 
     def _add_negatives(self, places: list[Where]) -> None:
         for place in places:
-            if place[0] not in ("", ELSEWHERE, UNKNOWN) and place not in self.reader.negatives:
-                self.reader.negatives.append(place)
+            if place[0] not in ("", ELSEWHERE, UNKNOWN) and place not in self.memory.negatives:
+                self.memory.negatives.append(place)

@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 from rsuper_train.reports.rules.concepts import Phrases
+from rsuper_train.reports.rules.memory import Memory
 from rsuper_train.reports.rules.parse import Key, Parse
 from rsuper_train.reports.rules.places import Where
 from rsuper_train.reports.rules.reader import Reader
 from rsuper_train.reports.rules.rows import Row
 from rsuper_train.reports.rules.tokens import Tokens
-from rsuper_train.reports.schema import Place, Report, Tumour, hash_text
+from rsuper_train.reports.schema import NO_TEXT, Place, Report, Tumour, hash_text
 from rsuper_train.reports.vocabulary import Vocabulary, load_vocabulary
 
 # The flags, in the order in which they are given.
-NO_TEXT = "no text"
 BINARY = "control characters"
 NOT_ENGLISH = "not English?"
 NO_ORGAN = "no sentence about an organ"
@@ -47,18 +47,17 @@ class RulesExtractor:
         "no sentence about an organ", "size above 500 mm" (the row is kept without its size).
         """
         tokens = Tokens(text)
-        reader = Reader(tokens, self._phrases, self._parses)
-        reader.read()
+        memory = Reader(tokens, self._phrases, self._parses).read()
         return Report(
             id=id or "?",
-            tumours=tuple(_tumour(row, tokens) for row in reader.rows),
-            negatives=_negatives(reader.negatives, reader.rows),
-            flags=self._flags(tokens, reader),
+            tumours=tuple(_tumour(row, tokens) for row in memory.rows),
+            negatives=_negatives(memory.negatives, memory.rows),
+            flags=self._flags(tokens, memory),
             extractor=self.name,
             text_hash=hash_text(text),
         )
 
-    def _flags(self, tokens: Tokens, reader: Reader) -> tuple[str, ...]:
+    def _flags(self, tokens: Tokens, memory: Memory) -> tuple[str, ...]:
         if not any(tokens.words):
             return (NO_TEXT,)
         flags = []
@@ -69,9 +68,9 @@ class RulesExtractor:
             sample = words[:2000]
             if sum(map(self._english.__contains__, sample)) < 0.15 * len(sample):
                 flags.append(NOT_ENGLISH)
-        if not reader.spoke_of_organ and not reader.rows:
+        if not memory.spoke_of_organ and not memory.rows:
             flags.append(NO_ORGAN)
-        if reader.oversized:
+        if memory.oversized:
             flags.append(OVERSIZED)
         return tuple(flags)
 

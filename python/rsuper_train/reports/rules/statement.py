@@ -7,13 +7,11 @@ from rsuper_kernels.findings import LARGEST_DIAMETER
 from rsuper_train.reports.rules import concepts as c
 from rsuper_train.reports.rules.denials import Denials
 from rsuper_train.reports.rules.heads import GENERIC, Mention
+from rsuper_train.reports.rules.memory import LOOK_BACK
 from rsuper_train.reports.rules.places import ANATOMY, ELSEWHERE, UNKNOWN, Where, order
 from rsuper_train.reports.rules.rows import TOLERANCE, Row, complete, same_place, same_size, same_type
 from rsuper_train.reports.rules.scan import Item
 from rsuper_train.reports.rules.whereabouts import says_where
-
-# No report speaks of a lesion again after so many others; without a bound a text of nothing but lesions takes hours.
-LOOK_BACK = 100
 
 
 class Statement(Denials):
@@ -44,7 +42,7 @@ class Statement(Denials):
             places = self._places(mention, position, places if before is not None else [])
             before = mention
             if any(place[0] == ELSEWHERE for place in places):
-                self.reader.last, self.reader.group = [], []
+                self.memory.last, self.memory.group = [], []
                 continue
             self._make_rows(mention, places)
         if not any(not mention.off for mention in self.mentions):
@@ -53,13 +51,13 @@ class Statement(Denials):
             self._read_normal()
         self._carry()
         if self.made:
-            self.reader.last = self.made
+            self.memory.last = self.made
 
     def _is_advice(self, mention: Mention) -> bool:
         """ "nodules smaller than 6 mm need no follow-up"."""
         if not self.kinds & c.ADVICE or mention.sizes:
             return False
-        if self.reader.rows and not any(spot.settled() for spot in mention.spots):
+        if self.memory.rows and not any(spot.settled() for spot in mention.spots):
             return True
         return any(i.kinds & c.SIZE and i.off == "bound" for i in self.items[mention.first : mention.behind])
 
@@ -89,7 +87,7 @@ class Statement(Denials):
                 row = self._row(mention, place, ())
                 row.count_known = False
                 rows.append(row)
-        if self.reader.group and (mention.subset or self._is_member(mention, rows)) and self._claim(mention, rows):
+        if self.memory.group and (mention.subset or self._is_member(mention, rows)) and self._claim(mention, rows):
             return
         self._settle(mention, rows)
 
@@ -140,19 +138,19 @@ class Statement(Denials):
 
     def _diameters(self, item: Item) -> tuple[float, ...]:
         """Of a size; () for an impossible one, which is flagged."""
-        size = self.reader.sizes[item.number]
+        size = self.memory.sizes[item.number]
         diameters = size.upper if item.changed else size.diameters
         if max(diameters) <= LARGEST_DIAMETER:
             return diameters
-        self.reader.oversized = True
+        self.memory.oversized = True
         return ()
 
     def _row(self, mention: Mention, place: Where, diameters: tuple[float, ...]) -> Row:
         organ, parts, side = place
         return Row(
             organ=organ or UNKNOWN,
-            parts=order(organ, parts, self.reader.phrases),
-            side=side if organ in self.reader.phrases.paired or organ in ("", UNKNOWN) else "",
+            parts=order(organ, parts, self.memory.phrases),
+            side=side if organ in self.memory.phrases.paired or organ in ("", UNKNOWN) else "",
             diameters=diameters,
             attenuation=mention.attenuation or UNKNOWN,
             type=mention.type or "lesion",
@@ -166,7 +164,7 @@ class Statement(Denials):
 
     def _make_child(self, mention: Mention, places: list[Where]) -> None:
         """ "the largest 2 cm", "another in segment 4": one of the group mentioned last."""
-        group = self.reader.group
+        group = self.memory.group
         if not group:
             self._make_remainder(mention, places)
             return
@@ -188,7 +186,7 @@ class Statement(Denials):
 
     def _claim(self, mention: Mention, rows: list[Row]) -> bool:
         """Let rows be members of the group mentioned last; False where they cannot be."""
-        group = self.reader.group
+        group = self.memory.group
         if rows and rows[0].organ not in (group[0].organ, UNKNOWN):
             return False
         for row in rows:
@@ -210,7 +208,7 @@ class Statement(Denials):
                 self.made.append(free)
             elif not (mention.child and group[0].diameters and len(group) == 1 and not row.diameters):
                 row.claimed = True
-                self.reader.insert(row, group[0])
+                self.memory.insert(row, group[0])
                 if len(group) < LOOK_BACK:
                     group.append(row)
                 self.made.append(row)
@@ -228,24 +226,24 @@ class Statement(Denials):
         [row] = rows
         return any(
             r.organ == row.organ and r.type == row.type and same_place(r, row)
-            for r in self.reader.group
+            for r in self.memory.group
             if r.count_known and not r.diameters and not r.claimed and (mention.definite or r.sentence < self.number)
         )
 
     def _settle(self, mention: Mention, rows: list[Row]) -> None:
         """Add the rows, or see that an earlier sentence has them already."""
         added = [row for row in rows if not self._said_before(mention, row, rows)]
-        self.reader.rows += added
+        self.memory.rows += added
         self.made += added
         if mention.plural or len(rows) > 1:
-            self.reader.group = added or self.reader.group
+            self.memory.group = added or self.memory.group
         elif added:
-            self.reader.group = added
+            self.memory.group = added
 
     def _said_before(self, mention: Mention, row: Row, rows: list[Row]) -> bool:
         earlier = [
             r
-            for r in self.reader.rows[-LOOK_BACK:]
+            for r in self.memory.rows[-LOOK_BACK:]
             if r.sentence < self.number and same_place(r, row) and r not in self.made
         ]
         if not earlier:
@@ -256,7 +254,7 @@ class Statement(Denials):
             twin = next(
                 (r for r in earlier if same_size(r.diameters, row.diameters, tolerance) and same_type(r, row)), None
             )
-            last = self.reader.last
+            last = self.memory.last
             if (
                 twin is None
                 and last
@@ -267,7 +265,7 @@ class Statement(Denials):
                 twin = last[-1]
                 twin.side, twin.parts = row.side, row.parts
             if twin is None and (mention.definite or row.impression) and not mention.added:
-                recent = self.reader.last if mention.definite and not row.impression else earlier
+                recent = self.memory.last if mention.definite and not row.impression else earlier
                 twin = next(
                     (
                         r
@@ -293,12 +291,12 @@ class Statement(Denials):
             if row.organ == UNKNOWN or not row.count_known or row.impression:
                 pool = fit
             else:
-                pool = [r for r in fit if r in self.reader.last] or fit
+                pool = [r for r in fit if r in self.memory.last] or fit
             if not pool:
                 return False
             best = next((r for r in pool if r.type == row.type), pool[-1] if not row.impression else pool[0])
-            everyone = best in self.reader.last and self.parse.words.words[0] in ("all", "both")
-            for known in self.reader.last if everyone else [best]:
+            everyone = best in self.memory.last and self.parse.words.words[0] in ("all", "both")
+            for known in self.memory.last if everyone else [best]:
                 complete(known, row)
             return True
         return False
@@ -308,7 +306,7 @@ class Statement(Denials):
         ahead = self.items[: mention.at]
         if (
             self.sentence.last - self.sentence.body < 4
-            and self.reader.last
+            and self.memory.last
             and not mention.spots
             and not mention.plural
         ):
@@ -321,7 +319,7 @@ class Statement(Denials):
 
     def _go_on(self) -> None:
         """ "It measures 2 cm.", "Hypodense.": more about the last lesions."""
-        last = self.reader.last
+        last = self.memory.last
         if not last or any(mention.other for mention in self.mentions):
             return
         kinds = 0
@@ -343,8 +341,8 @@ class Statement(Denials):
         if sizes and not open_rows and not last[0].diameters and not last[0].count_known:
             sized = [last[0].copy(diameters=self._diameters(size), count_known=True) for size in sizes]
             for row in sized:
-                self.reader.insert(row, last[0])
-        self.reader.look_again(self.parse)
+                self.memory.insert(row, last[0])
+        self.memory.look_again(self.parse)
 
     def _carry(self) -> None:
         """What the next sentence speaks of, if it does not say."""
@@ -352,6 +350,6 @@ class Statement(Denials):
             row = self.made[-1]
             organs = {r.organ for r in self.made}
             organ = row.organ if row.organ != UNKNOWN and len(organs) == 1 else ""
-            self.reader.carried, self.reader.exactly = (organ, (), row.side), (organ, row.parts, row.side)
+            self.memory.carried, self.memory.exactly = (organ, (), row.side), (organ, row.parts, row.side)
             return
-        self.reader.carry(self.spots)
+        self.memory.carry(self.spots)

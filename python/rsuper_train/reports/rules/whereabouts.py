@@ -4,17 +4,14 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
 
 from rsuper_train.reports.rules import concepts as c
 from rsuper_train.reports.rules.heads import Mention
+from rsuper_train.reports.rules.memory import Memory
 from rsuper_train.reports.rules.parse import Parse
 from rsuper_train.reports.rules.places import ELSEWHERE, NOWHERE, UNKNOWN, Spot, Where
 from rsuper_train.reports.rules.rows import Row
 from rsuper_train.reports.rules.sentences import Sentence
-
-if TYPE_CHECKING:
-    from rsuper_train.reports.rules.reader import Reader
 
 
 class Whereabouts:
@@ -22,13 +19,13 @@ class Whereabouts:
 
     def __init__(
         self,
-        reader: Reader,
+        memory: Memory,
         number: int,
         sentence: Sentence,
         parse: Parse,
         headed: list[Where],
     ) -> None:
-        self.reader = reader
+        self.memory = memory
         self.number = number
         self.sentence = sentence
         self.parse = parse
@@ -42,15 +39,15 @@ class Whereabouts:
 
     def _context(self) -> Where:
         """The place to speak of where none is named."""
-        if self.kinds & c.THERE and self.reader.exactly[0]:
-            return self.reader.exactly
+        if self.kinds & c.THERE and self.memory.exactly[0]:
+            return self.memory.exactly
         if self.headed:
-            carried = self.reader.carried
+            carried = self.memory.carried
             first = next((place for place in self.headed if place[0] == carried[0]), self.headed[0])
             if carried[0] == first[0] and not first[2]:
                 return first[0], first[1], carried[2]
             return first
-        return self.reader.carried
+        return self.memory.carried
 
     def _places(self, mention: Mention, position: int, before: list[Where]) -> list[Where]:
         """Where the lesions of a mention are; several organs or sides for several lesions."""
@@ -58,9 +55,9 @@ class Whereabouts:
         if (
             len(spots) == 1
             and (organ := spots[0].settled())
-            and (spots[0].side or organ not in self.reader.phrases.paired)
+            and (spots[0].side or organ not in self.memory.phrases.paired)
         ):
-            return [self.reader.where(spots[0], NOWHERE)]
+            return [self.memory.where(spots[0], NOWHERE)]
         context = self._nearest(mention, before)
         if not says_where(spots):
             spots = self._coordinated(position) or spots
@@ -80,7 +77,7 @@ class Whereabouts:
         places: list[Where] = []
         for spot in _agreeing(near, behind, subject):
             known = (places[0][0], (), places[0][2]) if places and places[0][0] else context
-            place = self.reader.where(spot, known)
+            place = self.memory.where(spot, known)
             if not place[0]:
                 if spot.side and not places:
                     places.append(("", (), spot.side))
@@ -92,7 +89,7 @@ class Whereabouts:
             places = [(organ, parts, frame) for organ, parts, _ in places]
         if not places[0][0]:
             organ = context[0] or UNKNOWN
-            side = places[0][2] if organ in self.reader.phrases.paired or organ == UNKNOWN else ""
+            side = places[0][2] if organ in self.memory.phrases.paired or organ == UNKNOWN else ""
             places[0] = (organ, context[1] if context[0] else (), side)
         return places
 
@@ -106,8 +103,8 @@ class Whereabouts:
 
     def _nearest(self, mention: Mention, before: list[Where]) -> Where:
         """Organ for spots that name none: the type's, that of the mention before, the heading's, the one spoken of."""
-        if mention.child and self.reader.group:
-            group = self.reader.group
+        if mention.child and self.memory.group:
+            group = self.memory.group
             row = next((row for row in group if not row.claimed), group[0])
             if row.organ == UNKNOWN:
                 return NOWHERE
@@ -122,7 +119,7 @@ class Whereabouts:
         if not self.headed or not self._may_be(mention, self.headed[0][0]):
             ahead = self._ahead(mention)
             if ahead:
-                return self.reader.where(ahead[0], NOWHERE)
+                return self.memory.where(ahead[0], NOWHERE)
         return self.context
 
     def _may_be(self, mention: Mention, organ: str) -> bool:
@@ -180,7 +177,7 @@ class Whereabouts:
                 if place is not None and spot.first < size:
                     place = self._fill(place, spot)
                     continue
-                found = self.reader.where(spot, (places[0][0], (), places[0][2] if not spot.side else ""))
+                found = self.memory.where(spot, (places[0][0], (), places[0][2] if not spot.side else ""))
                 if len(places) == 1 and found[0] == places[0][0] and not found[2] and places[0][2] != "bilateral":
                     found = (*found[:2], places[0][2])
                 if found[0] and found[0] != ELSEWHERE:
@@ -194,7 +191,7 @@ class Whereabouts:
 
     def _fill(self, place: Where, spot: Spot) -> Where:
         """A place said behind a size, with what a place before the size adds."""
-        organ, parts, side = self.reader.where(spot, (place[0], (), ""))
+        organ, parts, side = self.memory.where(spot, (place[0], (), ""))
         if organ != place[0] or (place[2] and side not in ("", place[2])):
             return place
         return organ, place[1] or parts, place[2] or side
