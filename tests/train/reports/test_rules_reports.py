@@ -54,6 +54,8 @@ from tests.train.reports.texts import REPORTS
             "The larger of the two liver cysts lies in segment 8 and is 42 mm across.",
             ["liver, segment 8: 42", "liver: ?"],
         ),
+        ("Innumerable hepatic and splenic lesions.", ["spleen: many", "liver: many"]),
+        ("Bilateral renal cysts, 3.2 cm on the left.", ["left kidney: 32", "bilateral kidney: many"]),
         ("A lesion of the spleen matches a 13 mm cyst.", ["spleen: 13"]),
         ("No splenic lesion apart from a calcified one of 4 mm.", ["spleen: 4"]),
         (

@@ -89,7 +89,7 @@ def mark(items: list[Item], tokens: Words) -> None:
             definite = position + 1 < len(items) and bool(items[position + 1].kinds & c.DEFINITE)
             if tokens.words[item.start] != "of":
                 landmark = origin = False
-        elif kinds & c.LANDMARK and not (position == 0 and kinds & c.PRIOR):
+        elif kinds & c.LANDMARK and not (position == 0 and tokens.words[item.start] == "compared"):
             # "compared with 2020, the lesion has grown" says when
             landmark, passed = True, False
         if kinds & c.ORIGIN:

@@ -79,12 +79,18 @@ class Denials(Whereabouts):
                     break
                 named |= kinds if named or kinds & ANATOMY else 0
             last = position + 1
+            opening = self.parse.words.words[item.start]
+            if opening == "no" and last < len(self.items) and self.items[last].kinds & c.VERB:
+                # "no abnormality is seen in the spleen"
+                last += 1
             while last < len(self.items) and self.items[last].kinds & BEHIND:
                 last += 1
             ahead = [s for s in self.spots if first <= s.first < position and not s.off]
             subjects = [s for s in ahead if not self._is_frame(s)]
             behind = [s for s in self.spots if position < s.first < last and not s.off]
             spots = subjects or ahead or behind
+            if opening == "otherwise" and not spots:
+                spots = [s for s in self.spots if s.first < position and not s.off][:1]
             known = any(not s.off for s in self.spots)
             places = [self.memory.where(spot, self.context) for spot in spots] if spots or known else self.headed
             self._add_negatives(places)

@@ -83,7 +83,7 @@ class Statement(Denials):
             or len(rows) == 1
             or any(i.kinds & (c.UP_TO | c.LARGEST) for i in self.items[mention.first : mention.behind])
         ):
-            for place in places:
+            for place in places[:1] if sized and self._is_one_side(mention, places) else places:
                 row = self._row(mention, place, ())
                 row.count_known = False
                 rows.append(row)
@@ -104,7 +104,9 @@ class Statement(Denials):
             return []
         if len(sizes) == 1:
             place = places[0]
-            if mention.plural and any(spot.first > mention.cut for spot in mention.spots):
+            if mention.plural and (
+                any(spot.first > mention.cut for spot in mention.spots) or self._is_one_side(mention, places)
+            ):
                 place = self._own_places(mention, places)[0] or place
             return [(self._diameters(sizes[0]), place)]
         if self._one_lesion(mention):
@@ -126,6 +128,13 @@ class Statement(Denials):
             place = own[index] or (shared[index] if len(shared) == len(sizes) else shared[0])
             result.append((self._diameters(item), place))
         return result
+
+    def _is_one_side(self, mention: Mention, places: list[Where]) -> bool:
+        """ "bilateral cysts, 3 cm on the left": the size is that of one side."""
+        if places[0][2] != "bilateral" or len(mention.sizes) != 1:
+            return False
+        at = self.items.index(mention.sizes[0])
+        return any(spot.first > at and spot.side in ("left", "right") for spot in mention.spots)
 
     def _one_lesion(self, mention: Mention) -> bool:
         """ "3.2 cm AP and 2.8 cm transverse" are diameters of one lesion."""

@@ -72,8 +72,9 @@ class Whereabouts:
         general = [s for s in behind if s.first < mention.cut]
         if mention.plural and any(spot.settled() for spot in ahead + general):
             behind = general
-        near = [s for s in ahead if s.first >= mention.phrase]
-        subject = [s for s in ahead if s.first < mention.phrase]
+        phrase = self._coordinated_phrase(mention)
+        near = [s for s in ahead if s.first >= phrase]
+        subject = [s for s in ahead if s.first < phrase]
         places: list[Where] = []
         for spot in _agreeing(near, behind, subject):
             known = (places[0][0], (), places[0][2]) if places and places[0][0] else context
@@ -92,6 +93,17 @@ class Whereabouts:
             side = places[0][2] if organ in self.memory.phrases.paired or organ == UNKNOWN else ""
             places[0] = (organ, context[1] if context[0] else (), side)
         return places
+
+    def _coordinated_phrase(self, mention: Mention) -> int:
+        """ "hepatic and splenic lesions": where the noun phrase begins with all its organs."""
+        phrase = mention.phrase
+        if not mention.plural:
+            return phrase
+        for spot in reversed(mention.spots):
+            between = self.items[spot.last + 1 : phrase]
+            if spot.first < phrase and len(between) == 1 and between[0].kinds & (c.AND | c.SLASH):
+                phrase = spot.first
+        return phrase
 
     def _frame(self) -> str:
         """ "On the right there are ...": the side that opens the sentence."""
