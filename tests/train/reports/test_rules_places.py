@@ -52,6 +52,7 @@ def test_liver(words: str, parts: str) -> None:
         ("9 mm nodule at the left base of the lung.", "left lung, lower lobe"),
         ("Compared with 2020 the lesion of the pancreatic tail has grown from 7 to 9 mm.", "pancreas, tail"),
         ("9 mm liver mass abutting the spleen and the stomach.", "liver"),
+        ("9 mm exophytic lesion from the posterior left kidney.", "left kidney"),
         ("9 mm mass in the second portion of the duodenum.", "duodenum"),
         ("On the right there is no mass in the kidney, but a 9 mm nodule of the adrenal gland.", "right adrenal gland"),
         ("9 mm mass at the GE junction.", "esophagus"),

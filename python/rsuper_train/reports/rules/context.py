@@ -89,9 +89,8 @@ def mark(items: list[Item], tokens: Words) -> None:
             definite = position + 1 < len(items) and bool(items[position + 1].kinds & c.DEFINITE)
             if tokens.words[item.start] != "of":
                 landmark = origin = False
-        elif kinds & c.LANDMARK and not (position == 0 and tokens.words[item.start] == "compared"):
-            # "compared with 2020, the lesion has grown" says when
-            landmark, passed = True, False
+        elif kinds & c.LANDMARK:
+            landmark, passed = not _is_no_landmark(items, position, tokens.words[item.start]), False
         if kinds & c.ORIGIN:
             origin = _is_origin(items, position)
         if landmark and kinds & c.DEFINITE and passed:
@@ -128,6 +127,13 @@ def _lists_on(items: list[Item], position: int) -> bool:
         if item.kinds & (c.SIZE | CLOSED):
             return False
     return False
+
+
+def _is_no_landmark(items: list[Item], position: int, word: str) -> bool:
+    """ "compared with 2020, the lesion has grown" says when, "exophytic lesion from the left kidney" where."""
+    if word == "from":
+        return position > 0 and bool(items[position - 1].kinds & c.LESION)
+    return position == 0 and word == "compared"
 
 
 def _is_joined(items: list[Item], position: int) -> bool:
