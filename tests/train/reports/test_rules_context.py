@@ -27,6 +27,7 @@ from tests.train.reports.rows import extract, negatives, rows
         "Question: adrenal mass? Answer: none.",
         "F/u HCC s/p resection of segment 6.",
         "Follow-up of a pancreatic cyst.",
+        "None of the kidneys contains a mass.",
         "A 7 mm liver lesion was seen on MRI; it is no longer demonstrable.",
         "The apparent mass in the cecum is stool.",
         "The lesion suspected in the pancreatic tail proves to be a fold.",
@@ -52,6 +53,7 @@ def test_no_row(text: str) -> None:
         ("Liver is unremarkable except for a 12 mm cyst.", "liver: 12"),
         ("History of breast cancer, now with a 12 mm liver lesion.", "liver: 12"),
         ("The previously described 12 mm liver lesion is unchanged.", "liver: 12"),
+        ("Liver lesion, 12 mm; it was not seen in 2018.", "liver: 12"),
         ("Left kidney 12 mm cyst; no hydronephrosis.", "left kidney: 12"),
     ],
 )

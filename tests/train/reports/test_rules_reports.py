@@ -106,6 +106,7 @@ def test_wrapped_lines_and_lists() -> None:
 def test_title_is_no_sentence() -> None:
     assert rows("CT ABDOMEN, LIVER METASTASES\nSpleen: 9 mm cyst.") == ["spleen: 9"]
     assert rows("CT abdomen, breast cancer. Spleen: 9 mm cyst.") == ["spleen: 9"]
+    assert rows("CT: liver lesion.") == ["liver: ?"]
     assert rows("CT shows a liver lesion\nSpleen: 9 mm cyst.") == ["liver: ?", "spleen: 9"]
 
 

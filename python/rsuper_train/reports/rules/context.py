@@ -21,6 +21,7 @@ TURNS = (
 )  # fmt: skip
 # A clause that begins with one of these belongs to what stands before it.
 RELATIVE = frozenset(("when", "where", "which", "whose"))
+ELSEWHEN = frozenset(("in", "on", "at", "by", "with"))
 TRANSPARENT = c.AXIS | c.MEASURE | c.ONE | c.DEFINITE | c.PARTIAL | c.OPEN | c.PLACE
 STOPS = c.END | c.SEMICOLON
 NOT_NOW = c.HISTORY | c.HYPOTHETICAL
@@ -52,12 +53,7 @@ def mark(items: list[Item], tokens: Words) -> None:
         if kinds & c.NEUTRAL:
             continue
         if kinds & c.NEGATION:
-            if (
-                tokens.words[item.start] == "none"
-                and position + 1 < len(items)
-                and items[position + 1].kinds & c.DEFINITE
-            ):
-                # "none of the cysts has changed"
+            if tokens.words[item.start] == "none" and _is_some_of(items, position):
                 continue
             negated, comma, definite, denied, landmark = True, False, False, False, False
             continue
@@ -68,7 +64,7 @@ def mark(items: list[Item], tokens: Words) -> None:
                 clause = position
             continue
         if kinds & c.NEGATION_AFTER:
-            _take_back(items, clause, position)
+            _take_back(items, clause, position, tokens)
             if not kinds & c.HISTORY:
                 continue
         if kinds & NOT_NOW:
@@ -129,6 +125,18 @@ def _lists_on(items: list[Item], position: int) -> bool:
     return False
 
 
+def _is_some_of(items: list[Item], position: int) -> bool:
+    """ "none of the cysts has changed", not "none of the organs contains a mass"."""
+    if position + 1 == len(items) or not items[position + 1].kinds & c.DEFINITE:
+        return False
+    for behind in items[position + 2 :]:
+        if behind.kinds & c.LESION:
+            return True
+        if not behind.kinds & (ANATOMY | c.ATTENUATION | c.NUMBER | c.SIZE):
+            return False
+    return False
+
+
 def _is_no_landmark(items: list[Item], position: int, word: str) -> bool:
     """ "compared with 2020, the lesion has grown" says when, "exophytic lesion from the left kidney" where."""
     if word == "from":
@@ -180,13 +188,13 @@ def _is_origin(items: list[Item], position: int) -> bool:
     return False
 
 
-def _take_back(items: list[Item], clause: int, position: int) -> None:
+def _take_back(items: list[Item], clause: int, position: int, tokens: Words) -> None:
     """Negate the lesions of the clause before this item, back to a comma that parts two statements."""
     taken = False
-    if not any(item.kinds & c.LESION for item in items[clause:position]) and any(
-        item.kinds & c.PRONOUN for item in items[clause:position]
-    ):
-        # "...; it is not seen today"
+    inner = items[clause:position]
+    elsewhere = not ELSEWHEN.isdisjoint(tokens.words[items[position].end : items[position].end + 1])
+    if not any(i.kinds & c.LESION for i in inner) and any(i.kinds & c.PRONOUN for i in inner) and not elsewhere:
+        # "...; it is not seen today", not "...; it was not seen in 2018"
         clause = 0
     for before in reversed(items[clause:position]):
         kinds = before.kinds

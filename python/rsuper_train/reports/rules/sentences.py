@@ -193,7 +193,7 @@ def _is_title_line(tokens: Tokens, last: int) -> bool:
     if "mm" in line or "cm" in line or not STATES.isdisjoint(words):
         return False
     if words[0] in EXAMINATIONS:
-        return "." in gap or "n" in gap or "P" in gap
+        return ("." in gap and ":" not in line and last + 1 < len(tokens.words)) or "n" in gap or "P" in gap
     return "." not in gap and ("n" in gap or "P" in gap) and not EXAMINATIONS.isdisjoint(words)
 
 
