@@ -171,11 +171,14 @@ def test_what_no_report_can_change_stops_the_run(status, says, tmp_path, monkeyp
     assert "secret" not in str(caught.value)
 
 
-def test_a_server_that_is_not_there_stops_the_run():
+def test_a_server_that_is_not_there_stops_the_run(tmp_path):
     with running(good) as server:
         reader = extractor(server, server_retries=1)
     with pytest.raises(EndpointError, match="nothing answers at http://127"):
         reader.extract("case 1", TEXT)
+    documents = [("empty", ""), ("case 1", TEXT)]
+    with pytest.raises(EndpointError, match="nothing answers at http://127"):
+        asyncio.run(reader.extract_all(documents, tmp_path / "journal"))
 
 
 def test_a_server_that_dies_stops_the_run(tmp_path):

@@ -191,6 +191,8 @@ class _Run:
             self._usage.unanswered += 1
             self._stop_if_dead(error)
             return self._extractor.flagged(task.id, task.text, f"{NO_ANSWER}: {error}")
+        if not task.text.strip():
+            return report  # nobody was asked, so it is no sign of a live server
         self._usage.answered += 1
         self._failures_in_a_row = 0
         failed = any(flag.startswith(NO_ANSWER) for flag in report.flags)
