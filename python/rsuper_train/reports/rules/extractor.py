@@ -20,6 +20,7 @@ NO_ORGAN = "no sentence about an organ"
 OVERSIZED = "size above 500 mm"
 
 ENOUGH_WORDS = 12
+SAMPLED_WORDS = 100
 ENGLISH = frozenset((
     "the", "of", "and", "in", "is", "no", "with", "are", "for", "to", "a", "or", "on", "there", "was", "this",
     "within", "without", "has", "not", "be", "as", "at",
@@ -65,7 +66,7 @@ class RulesExtractor:
             flags.append(BINARY)
         words = tokens.words
         if len(words) >= ENOUGH_WORDS:
-            sample = words[:2000]
+            sample = words[:: max(1, len(words) // SAMPLED_WORDS)]
             if sum(map(self._english.__contains__, sample)) < 0.15 * len(sample):
                 flags.append(NOT_ENGLISH)
         if not memory.spoke_of_organ and not memory.rows:
