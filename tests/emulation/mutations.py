@@ -74,7 +74,7 @@ MUTATIONS = [
         "mask=inside & read, other=0)",
         "mask=read, other=0)",
         "test_ball_search.py::test_centres",
-        "shape0 and (noise or sparse)",
+        "noise or sparse",
     ),
     Mutation(
         "a wrong stride between planes",
@@ -275,7 +275,9 @@ def _tested(mutation: Mutation, folder: Path, only: str) -> tuple[str, bool]:
 
 
 def _outcomes(mutation: Mutation, output: str) -> dict[str, str]:
-    results = re.findall(r"^(PASSED|FAILED) \S+?\[(interpreter|shim|ptx)\b[^\n]*?(?: - ([^\n]*))?$", output, re.M)
+    results = re.findall(
+        r"^(PASSED|FAILED) \S+?\[(?:triton-|cuda-)?(interpreter|shim|ptx)\b[^\n]*?(?: - ([^\n]*))?$", output, re.M
+    )
     if not results:
         raise LookupError(f"{mutation.name}: no test ran:\n{output}")
     found: dict[str, str] = {}
