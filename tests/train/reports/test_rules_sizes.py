@@ -81,3 +81,8 @@ def test_impossible_size_is_flagged_and_the_row_kept() -> None:
     report = extract("Liver: 740 mm lesion in segment 4.")
     assert [(t.diameters, t.subsegments) for t in report.tumours] == [((), ("segment 4",))]
     assert report.flags == ("size above 500 mm",)
+
+
+def test_by_a_lesion_is_no_change_by_so_much() -> None:
+    assert rows("The spleen is enlarged by a 6 cm mass.") == ["spleen: 60"]
+    assert rows("Splenic mass, enlarged by 6 mm.") == ["spleen: ?"]

@@ -267,6 +267,8 @@ def _is_prior(cue: Item, items: list[Item], position: int, tokens: Words, in_par
         return False
     if word in ("vs", "versus", "from", "relative"):
         return _other_size(items, position)
+    if tokens.words[cue.end - 1] == "by" and tokens.words[cue.end] in ("a", "an"):
+        return False  # "enlarged by a 6 cm mass", not "enlarged by 5 mm"
     return cue.kinds & c.NEUTRAL == 0 and size.start - cue.end <= 6
 
 
