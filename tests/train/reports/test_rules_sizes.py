@@ -26,6 +26,7 @@ from tests.train.reports.rows import extract, rows
         ("1 to 2 cm", "20"),
         ("1-2 cm", "20"),
         ("2 centimeters", "20"),
+        ("between 1 and 2 cm", "20"),
         ("٢ cm", "20"),
         ("less than 5 mm", "?"),
         ("<1 cm", "?"),

@@ -127,6 +127,8 @@ def _read(text: str, start: int, end: int) -> list[Size]:
         values.pop()
     if not any(value.unit for value in values):
         return []
+    if len(values) == 2 and values[1].link == "and" and text[max(0, start - 8) : start] == "between ":
+        values[1].link = "-"
     if _is_reference(text, start):
         while not values[0].unit and not (len(values) > 1 and values[1].link == "x"):
             values.pop(0)
