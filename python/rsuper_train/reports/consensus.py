@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from rsuper_train.reports.llm.answer import NO_ANSWER, may_touch
+from rsuper_train.reports.llm.answer import NO_ANSWER
 from rsuper_train.reports.schema import Place, Report, Tumour
 
 Kind = Literal["no answer", "only first", "only second", "place", "size", "attenuation", "negative"]
@@ -155,13 +155,13 @@ def _distance(one: Tumour, other: Tumour) -> tuple[int, float, int]:
 
 
 def _same_lesion(one: Tumour, other: Tumour) -> bool:
-    return may_touch(one, other) and one.count_known == other.count_known and _same_size(one, other)
+    return one.may_touch(other) and one.count_known == other.count_known and _same_size(one, other)
 
 
 def _perhaps_same_lesion(one: Tumour, other: Tumour) -> bool:
     """One difference, of place or of size, in rows of one organ."""
     same_organ = one.organ == other.organ and one.count_known == other.count_known
-    return same_organ and (may_touch(one, other) or _same_size(one, other))
+    return same_organ and (one.may_touch(other) or _same_size(one, other))
 
 
 def _sizes(row: Tumour) -> list[float]:
@@ -194,11 +194,11 @@ def _richness(row: Tumour) -> int:
 
 
 def _contradicted(negatives: Sequence[Place], tumours: Sequence[Tumour]) -> list[Place]:
-    return [place for place in negatives if any(may_touch(place, tumour) for tumour in tumours)]
+    return [place for place in negatives if any(place.may_touch(tumour) for tumour in tumours)]
 
 
 def _lesions_in(place: Place, report: Report) -> str:
-    return "; ".join(_words(row) for row in report.tumours if may_touch(place, row))
+    return "; ".join(_words(row) for row in report.tumours if place.may_touch(row))
 
 
 def _common_negatives(first: Report, second: Report) -> list[Place]:
@@ -206,17 +206,11 @@ def _common_negatives(first: Report, second: Report) -> list[Place]:
     common: dict[Place, None] = {}
     for one in first.negatives:
         for other in second.negatives:
-            narrower = one if _within(one, other) else other if _within(other, one) else None
+            narrower = one if other.covers(one) else other if one.covers(other) else None
             if narrower is not None:
                 common[narrower] = None
     rows = (*first.tumours, *second.tumours)
-    return [place for place in common if not any(may_touch(place, row) for row in rows)]
-
-
-def _within(inner: Place, outer: Place) -> bool:
-    side = outer.laterality in (None, "bilateral", inner.laterality)
-    parts = not outer.subsegments or (bool(inner.subsegments) and set(inner.subsegments) <= set(outer.subsegments))
-    return inner.organ == outer.organ and side and parts
+    return [place for place in common if not any(place.may_touch(row) for row in rows)]
 
 
 def _words(row: Tumour) -> str:

@@ -75,7 +75,7 @@ def write_report(
     """
     _check(tumours, places)
     said = [_as_written(tumour) for tumour in tumours]
-    free = [place for place in places if not any(_within(tumour, place) for tumour in said)]
+    free = [place for place in places if not any(place.may_touch(tumour) for tumour in said)]
     page = _Page()
     writer = _Writer(rng, clutter, headed=bool(rng.random() < 0.4), capitals=bool(rng.random() < 0.5))
     if style == "sections":
@@ -119,12 +119,6 @@ def _as_written(tumour: Tumour) -> Tumour:
             "certainty": "certain" if tumour.certainty == "unknown" else tumour.certainty,
         }
     )
-
-
-def _within(tumour: Tumour, place: Place) -> bool:
-    """Whether the tumour forbids to call the place free of lesions."""
-    sides = {tumour.laterality, place.laterality}
-    return tumour.organ == place.organ and (len(sides) == 1 or bool(sides & {None, "bilateral"}))
 
 
 @dataclass

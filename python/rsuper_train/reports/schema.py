@@ -41,6 +41,19 @@ class Place(BaseModel):
         organ = f"{self.laterality} {self.organ}" if self.laterality else self.organ
         return f"{organ}, {' / '.join(self.subsegments)}" if self.subsegments else organ
 
+    def may_touch(self, other: Place) -> bool:
+        """Whether both are of one organ and may share a part of it, as far as they say."""
+        sides = {self.laterality, other.laterality}
+        same_side = len(sides) == 1 or None in sides or "bilateral" in sides
+        parts = set(self.subsegments), set(other.subsegments)
+        return self.organ == other.organ and same_side and (not all(parts) or bool(parts[0] & parts[1]))
+
+    def covers(self, other: Place) -> bool:
+        """Whether the other lies wholly in this one."""
+        side = self.laterality in (None, "bilateral", other.laterality)
+        inside = bool(other.subsegments) and set(other.subsegments) <= set(self.subsegments)
+        return self.organ == other.organ and side and (not self.subsegments or inside)
+
 
 class Tumour(Place):
     """One reported lesion: where it is, how large, how it looks, and the sentence that says so.

@@ -190,22 +190,13 @@ def _check_report(report: Report) -> Iterator[Problem]:
             yield _problem(report, None, "flagged", flag, "warning")
     for negative in report.negatives:
         for number, tumour in enumerate(report.tumours):
-            if _covers(negative, tumour):
+            if negative.covers(tumour):
                 message = f"{negative}: also said to be free of tumours"
                 yield _problem(report, number, "contradiction", message)
     for number, tumour in enumerate(report.tumours):
         if tumour.sentence and tumour.end - tumour.start != len(tumour.sentence):
             message = f"a sentence of {len(tumour.sentence)} characters cannot lie at {tumour.start} to {tumour.end}"
             yield _problem(report, number, "offsets", message)
-
-
-def _covers(negative: Place, tumour: Place) -> bool:
-    """Whether the tumour lies wholly in the place said to be free."""
-    side = negative.laterality in (None, "bilateral", tumour.laterality)
-    part = not negative.subsegments or (
-        bool(tumour.subsegments) and set(tumour.subsegments) <= set(negative.subsegments)
-    )
-    return negative.organ == tumour.organ and side and part
 
 
 def _check_place(tumour: Tumour, vocabulary: Vocabulary) -> Iterator[Found]:

@@ -230,17 +230,9 @@ def _negatives(negatives: Iterable[Negative], tumours: list[Tumour], vocabulary:
             place = negative.place(vocabulary)
         except PydanticCustomError:
             continue  # "no enlarged lymph nodes" is true, and not about an organ of the table
-        if place.organ != UNKNOWN and not any(may_touch(place, tumour) for tumour in tumours):
+        if place.organ != UNKNOWN and not any(place.may_touch(tumour) for tumour in tumours):
             places[place] = None
     return tuple(places)
-
-
-def may_touch(first: Place, second: Place) -> bool:
-    """Whether two places of the same organ share a part, as far as they say."""
-    sides = {first.laterality, second.laterality}
-    same_side = len(sides) == 1 or None in sides or "bilateral" in sides
-    parts = set(first.subsegments), set(second.subsegments)
-    return first.organ == second.organ and same_side and (not all(parts) or bool(parts[0] & parts[1]))
 
 
 def _find_organ(word: str, vocabulary: Vocabulary) -> str:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from rsuper_train.reports.rules.concepts import Phrases
 from rsuper_train.reports.rules.memory import Memory
 from rsuper_train.reports.rules.parse import Key, Parse
@@ -49,10 +51,11 @@ class RulesExtractor:
         """
         tokens = Tokens(text)
         memory = Reader(tokens, self._phrases, self._parses).read()
+        tumours = tuple(_tumour(row, tokens) for row in memory.rows)
         return Report(
             id=id or "?",
-            tumours=tuple(_tumour(row, tokens) for row in memory.rows),
-            negatives=_negatives(memory.negatives, memory.rows),
+            tumours=tumours,
+            negatives=_negatives(memory.negatives, tumours),
             flags=self._flags(tokens, memory),
             extractor=self.name,
             text_hash=hash_text(text),
@@ -96,18 +99,10 @@ def _tumour(row: Row, tokens: Tokens) -> Tumour:
     )
 
 
-def _negatives(places: list[Where], rows: list[Row]) -> tuple[Place, ...]:
+def _negatives(places: list[Where], tumours: Iterable[Tumour]) -> tuple[Place, ...]:
     """Places said to be free of tumours, but for those where the report has one."""
-    return tuple(
+    named = (
         Place(organ=organ, subsegments=parts, laterality=side or None)  # type: ignore[arg-type]
         for organ, parts, side in dict.fromkeys(places)
-        if not any(_meets(row, organ, parts, side) for row in rows)
     )
-
-
-def _meets(row: Row, organ: str, parts: tuple[str, ...], side: str) -> bool:
-    if row.organ != organ:
-        return False
-    if side and row.side and side != row.side and "bilateral" not in (side, row.side):
-        return False
-    return not parts or not row.parts or bool(set(parts) & set(row.parts))
+    return tuple(place for place in named if not any(place.may_touch(tumour) for tumour in tumours))
