@@ -21,6 +21,10 @@ TURNS = (
 )  # fmt: skip
 # A clause that begins with one of these belongs to what stands before it.
 RELATIVE = frozenset(("when", "where", "which", "whose"))
+# These speak of the size before them as of the present one.
+NEVER_BEHIND = frozenset((
+    "was", "were", "from", "to", "compared", "versus", "vs", "relative", "in", "comparison", "as",
+))  # fmt: skip
 ELSEWHEN = frozenset(("in", "on", "at", "by", "with"))
 TRANSPARENT = c.AXIS | c.MEASURE | c.ONE | c.DEFINITE | c.PARTIAL | c.OPEN | c.PLACE
 STOPS = c.END | c.SEMICOLON
@@ -224,7 +228,7 @@ def _why_not(items: list[Item], position: int, tokens: Words) -> str:
             return "bound" if item.start - before.end <= 3 else ""
         if kinds & c.OPEN:
             before_paren = True
-        if kinds & c.PRIOR and not (kinds & c.CURRENT and not kinds & c.PRIOR):
+        if kinds & c.PRIOR:
             if _is_prior(before, items, position, tokens, before_paren):
                 return "prior"
             break
@@ -280,20 +284,7 @@ def _prior_behind(items: list[Item], position: int, tokens: Words) -> bool:
     """ "12 mm previously", "12 mm on the prior study", not "12 mm, previously 10 mm"."""
     cue = items[position + 1]
     word = tokens.words[cue.start]
-    if tokens.gaps[items[position].end - 1] or word in (
-        "was",
-        "were",
-        "from",
-        "to",
-        "compared",
-        "versus",
-        "vs",
-        "relative",
-        "in",
-        "comparison",
-    ):
-        return False
-    if word == "as":
+    if tokens.gaps[items[position].end - 1] or word in NEVER_BEHIND:
         return False
     return not _size_follows(items, position + 1)
 

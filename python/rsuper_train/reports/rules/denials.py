@@ -6,6 +6,7 @@ from __future__ import annotations
 from rsuper_train.reports.rules import concepts as c
 from rsuper_train.reports.rules.heads import Mention
 from rsuper_train.reports.rules.places import ANATOMY, ELSEWHERE, UNKNOWN, Spot, Where
+from rsuper_train.reports.rules.scan import item_before
 from rsuper_train.reports.rules.whereabouts import Whereabouts
 
 # What may stand between a place and its "normal", before and behind it.
@@ -97,17 +98,13 @@ class Denials(Whereabouts):
 
     def _is_frame(self, spot: Spot) -> bool:
         """ "In the pelvis, the bladder is normal"."""
-        at = spot.first - 1
-        while at > 0 and self.items[at].kinds & c.DEFINITE:
-            at -= 1
+        at = item_before(self.items, spot.first, c.DEFINITE)
         behind = self.items[spot.last + 1 : spot.last + 2]
         return at == 0 and bool(self.items[0].kinds & c.PLACE and behind and behind[0].kinds & c.COMMA)
 
     def _is_listed(self, position: int) -> bool:
         """ "the gallbladder and the bile ducts are normal"."""
-        before = position - 1
-        while before > 0 and self.items[before].kinds & c.DEFINITE:
-            before -= 1
+        before = item_before(self.items, position, c.DEFINITE)
         return bool(self.items[position].kinds & c.FINDING) and before > 0 and bool(self.items[before].kinds & c.AND)
 
     def _add_negatives(self, places: list[Where]) -> None:

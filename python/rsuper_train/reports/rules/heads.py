@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from rsuper_train.reports.rules import concepts as c
 from rsuper_train.reports.rules.places import ANATOMY, Spot
-from rsuper_train.reports.rules.scan import Item, Words
+from rsuper_train.reports.rules.scan import Item, Words, item_before
 
 GENERIC = ("lesion", "mass", "nodule", "tumour", "cyst", "metastasis")
 MODIFIER = (
@@ -187,9 +187,7 @@ def _is_same(items: list[Item], last: Mention, position: int, words: list[str]) 
 
 def _is_doubted(items: list[Item], position: int) -> bool:
     """ "suspicious for ovarian carcinoma"."""
-    before = position - 1
-    while before > 0 and items[before].kinds & BEFORE_NOUN:
-        before -= 1
+    before = item_before(items, position, BEFORE_NOUN)
     return before >= 0 and bool(items[before].kinds & DOUBTS)
 
 
@@ -221,9 +219,7 @@ def _is_bare(items: list[Item], position: int) -> bool:
 
 
 def _in_place(items: list[Item], position: int) -> bool:
-    before = position - 1
-    while before >= 0 and items[before].kinds & BEFORE_NOUN:
-        before -= 1
+    before = item_before(items, position, BEFORE_NOUN)
     return before >= 0 and bool(items[before].kinds & c.PLACE)
 
 

@@ -20,7 +20,7 @@ Key = tuple[str, bool]
 
 
 class Parse:
-    """All of a sentence that depends on nothing but its words."""
+    """Concepts, places and mentions of one sentence; `kinds` is all that its concepts are."""
 
     __slots__ = ("items", "kinds", "mentions", "spots", "words")
 

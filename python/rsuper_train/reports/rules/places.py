@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from rsuper_train.reports.rules import concepts as c
 from rsuper_train.reports.rules.concepts import Phrases
-from rsuper_train.reports.rules.scan import MARK, Item
+from rsuper_train.reports.rules.scan import MARK, Item, item_before
 
 ANATOMY = c.ORGAN | c.PART | c.SIDE | c.ELSEWHERE
 NAMES = ANATOMY | c.FINDING
@@ -111,9 +111,7 @@ def find_spots(items: list[Item]) -> list[Spot]:
 
 def _is_location(items: list[Item], position: int) -> bool:
     """ "in the bile duct"."""
-    before = position - 1
-    while before >= 0 and items[before].kinds & BEFORE_NOUN:
-        before -= 1
+    before = item_before(items, position, BEFORE_NOUN)
     return before >= 0 and bool(items[before].kinds & c.PLACE)
 
 
@@ -149,9 +147,7 @@ def _joins(spot: Spot, item: Item, position: int, items: list[Item], joints: int
 
 def _owns(items: list[Item], position: int) -> bool:
     """ "left lobe of the prostate": the part is that of this anatomy, whatever it would be of otherwise."""
-    before = position - 1
-    while before >= 0 and items[before].kinds & ARTICLES:
-        before -= 1
+    before = item_before(items, position, ARTICLES)
     return before >= 0 and bool(items[before].kinds & c.OF)
 
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from rsuper_train.reports.rules.concepts import (
     CLOSE,
     COLON,
@@ -45,8 +47,8 @@ JOINED = {
     if head != "s" or (form[0].isdigit() and number > 1)
 }
 NUMBERS = {
-    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "couple": 2,
-    "pair": 2,    "eleven": 11, "twelve": 12,
+    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "eleven": 11,
+    "twelve": 12, "couple": 2, "pair": 2,
 }  # fmt: skip
 SPECIAL = SEGMENT_WORDS | JOINED.keys() | NUMBERS.keys()
 MOST = 20
@@ -97,6 +99,22 @@ class Item:
         self.end = end
         self.phrase = phrase
         self.parts = phrase.parts
+
+
+def kinds_of(items: Iterable[Item]) -> int:
+    """All that the items are."""
+    kinds = 0
+    for item in items:
+        kinds |= item.kinds
+    return kinds
+
+
+def item_before(items: list[Item], position: int, passing: int) -> int:
+    """Position of the item before this one, past items of the kinds `passing`; -1 for none."""
+    before = position - 1
+    while before >= 0 and items[before].kinds & passing:
+        before -= 1
+    return before
 
 
 def scan(
@@ -176,7 +194,7 @@ def _number(items: list[Item], start: int, number: int) -> None:
 
 def _segments(tokens: Tokens, start: int, last: int, items: list[Item], sizes: dict[int, tuple[Size, int]]) -> int:
     """Append the segments named from here on ("segments II-IV, VI and 7"); return the word behind them."""
-    words, _gaps = tokens.words, tokens.gaps
+    words = tokens.words
     word = words[start]
     found: list[int] = []
     index = start

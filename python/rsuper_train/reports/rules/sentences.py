@@ -23,7 +23,7 @@ from rsuper_train.reports.rules.concepts import (
     VERB,
     Phrases,
 )
-from rsuper_train.reports.rules.scan import Item, scan
+from rsuper_train.reports.rules.scan import Item, kinds_of, scan
 from rsuper_train.reports.rules.tokens import Tokens
 
 TITLES = frozenset(("dr", "drs", "mr", "mrs", "ms", "prof", "fig", "e", "g", "i", "eg", "ie", "st", "vs", "al"))
@@ -61,9 +61,8 @@ class Sentence:
 
     Args:
         section: "past" (history, technique, ...), "impression", or "current".
-        heading: items of the heading it stands under, () for none.
+        heading: items of the heading it stands under, [] for none.
         paragraph: number of its paragraph.
-        own_heading: the heading stands in the sentence itself.
         body: first word behind its own heading.
     """
 
@@ -98,7 +97,7 @@ def split(tokens: Tokens, phrases: Phrases) -> Iterator[Sentence]:
                 section = "current"
         while (colon := _colon(tokens, start, last)) is not None:
             items = scan(tokens, phrases, start, colon, None)
-            kinds = _kinds(items)
+            kinds = kinds_of(items)
             if kinds & SECTION and not kinds & LESION:
                 section, spoken, heading = _section(kinds), False, _places(items)
                 technical = tokens.words[start] in TECHNICAL
@@ -118,7 +117,7 @@ def split(tokens: Tokens, phrases: Phrases) -> Iterator[Sentence]:
         if start > last or (opening and _is_title_line(tokens, last)):
             continue
         if last - start < 4 and (items := _lone_heading(tokens, phrases, start, last)):
-            kinds = _kinds(items)
+            kinds = kinds_of(items)
             if kinds & SECTION:
                 section, spoken, heading = _section(kinds), False, _places(items)
                 technical = tokens.words[start] in TECHNICAL
@@ -140,13 +139,6 @@ def _speaks_of_organ(tokens: Tokens, phrases: Phrases, first: int) -> bool:
     items = scan(tokens, phrases, first, min(first + 3, len(tokens.words) - 1), None)
     names = [item for item in items if not item.kinds & DEFINITE]
     return bool(names) and bool(names[0].kinds & (ORGAN | VERB)) and not any(item.kinds & LESION for item in items)
-
-
-def _kinds(items: list[Item]) -> int:
-    kinds = 0
-    for item in items:
-        kinds |= item.kinds
-    return kinds
 
 
 def _section(kinds: int) -> str:
@@ -171,9 +163,7 @@ def _colon(tokens: Tokens, first: int, last: int) -> int | None:
     for index in range(first, min(first + HEADING_WORDS, last + 1)):
         gap = gaps[index]
         if gap:
-            if ":" in gap:
-                return index
-            if gap == "=":
+            if ":" in gap or gap == "=":
                 return index
             if gap[0] in ".;,()" and gap != ",":
                 return None
@@ -203,7 +193,7 @@ def _lone_heading(tokens: Tokens, phrases: Phrases, first: int, last: int) -> li
         return []
     items = scan(tokens, phrases, first, last, None)
     known = sum(item.end - item.start for item in items)
-    kinds = _kinds(items)
+    kinds = kinds_of(items)
     if known != last - first + 1 or kinds & LESION or not kinds & (SECTION | ORGAN | ELSEWHERE):
         return []
     return items if kinds & SECTION or all(item.kinds & PLACE_NAMES for item in items) else []

@@ -10,7 +10,7 @@ from rsuper_train.reports.rules.heads import GENERIC, Mention
 from rsuper_train.reports.rules.memory import LOOK_BACK
 from rsuper_train.reports.rules.places import ANATOMY, ELSEWHERE, UNKNOWN, Where, order
 from rsuper_train.reports.rules.rows import TOLERANCE, Row, complete, same_place, same_size, same_type
-from rsuper_train.reports.rules.scan import Item
+from rsuper_train.reports.rules.scan import Item, kinds_of
 from rsuper_train.reports.rules.whereabouts import says_where
 
 
@@ -178,11 +178,7 @@ class Statement(Denials):
             self._make_remainder(mention, places)
             return
         sized = self._sized(mention, places) or ([((), places[0])] if mention.spots else [])
-        rows = []
-        for diameters, place in sized:
-            row = self._row(mention, place, diameters)
-            rows.append(row)
-        self._claim(mention, rows)
+        self._claim(mention, [self._row(mention, place, diameters) for diameters, place in sized])
 
     def _make_remainder(self, mention: Mention, places: list[Where]) -> None:
         """ "no nodule apart from one of 4 mm": what is left of lesions that are not there."""
@@ -331,9 +327,7 @@ class Statement(Denials):
         last = self.memory.last
         if not last or any(mention.other for mention in self.mentions):
             return
-        kinds = 0
-        for item in self.items[:4]:
-            kinds |= item.kinds
+        kinds = kinds_of(self.items[:4])
         starts = self.items and self.items[0].kinds & (c.MEASURE | c.SIZE | c.PRONOUN | c.EACH | c.PRIOR | c.NOW)
         if not (kinds & c.PRONOUN or starts) or any(
             s.settled() not in ("", last[0].organ) for s in self.spots if not s.off

@@ -25,8 +25,7 @@ class Tokens:
     """Words (lower case, even "") and the class of the gap behind each; `starts` and `ends` are offsets in the text.
 
     A gap's class is "" for blanks, "-" for a hyphen, and otherwise its characters of meaning in order: , ; : . / ( ) <
-    >     * (bullet) ? (before a word)
-    = (dash between blanks) n (end of a line) P (empty line).
+    and >, * (bullet), ? (before a word), = (dash between blanks), n (end of a line), P (empty line).
     """
 
     __slots__ = ("ends", "gaps", "lowered", "starts", "text", "words")
