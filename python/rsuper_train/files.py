@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and maps that users write."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -17,3 +20,18 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def read_map(path: Path, expected: str) -> dict[Any, Any]:
+    """A map in a YAML or JSON file.
+
+    Raises:
+        ValueError: the file is neither, or holds no map; `expected` says what was looked for.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: this is neither YAML nor JSON in UTF-8: {error}") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: expected {expected}, got {type(data).__name__}")
+    return data

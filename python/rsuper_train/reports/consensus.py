@@ -8,8 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from rsuper_train.reports.llm.answer import NO_ANSWER
-from rsuper_train.reports.schema import Place, Report, Tumour
+from rsuper_train.reports.schema import NO_ANSWER, Place, Report, Tumour
 
 Kind = Literal["no answer", "only first", "only second", "place", "size", "attenuation", "negative"]
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from rsuper_train.files import write_atomically
 from rsuper_train.reports.inputs import Document
-from rsuper_train.reports.schema import NO_TEXT, Report, hash_text
+from rsuper_train.reports.schema import NO_ANSWER, NO_TEXT, Report, hash_text
 from rsuper_train.reports.table import as_cell
 from rsuper_train.reports.vocabulary import load_vocabulary
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rsuper_train.reports.llm import LlmExtractor, LlmSettings
 
 FAILED = "not extracted"
-UNREAD = (FAILED, NO_TEXT, "no valid answer")
+UNREAD = (FAILED, NO_TEXT, NO_ANSWER)
 """Flags, up to a colon, of reports that an extractor has not read."""
 
 CHUNK = 100

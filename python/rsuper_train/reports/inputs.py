@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rsuper_train.reports.markup import clean, clean_and_flag
-from rsuper_train.reports.schema import NO_TEXT
+from rsuper_train.reports.schema import DUPLICATE, DUPLICATE_ID, NO_TEXT
 from rsuper_train.reports.sheets import Sheet, read_sheet, shortened
 
 __all__ = ["Document", "clean", "read_reports"]
@@ -28,8 +28,6 @@ TEXT_COLUMNS = ("report", "Report Text", "Anon Report Text", "Findings", "answer
 
 NO_ID = "no id"
 VERY_LONG = "very long"
-DUPLICATE = "duplicate"
-DUPLICATE_ID = "duplicate id"
 
 LONG_TEXT = 200_000
 """Characters; no radiology report is as long."""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from rsuper_train.files import read_map
 from rsuper_train.reports.places import format_place, parse_place
 from rsuper_train.reports.schema import Place
 from rsuper_train.reports.vocabulary import Organ, Vocabulary
@@ -62,12 +63,7 @@ def load_label_set(name: str | Path) -> LabelSet:
     path = Path(name)
     if not path.is_file():
         raise ValueError(f"label set: there is no file {path}; the names known are {', '.join(LABEL_SETS)}")
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: this is neither YAML nor JSON in UTF-8: {error}") from None
-    if not isinstance(data, dict):
-        raise ValueError(f"{path}: expected a map from class to label id, got {type(data).__name__}")
+    data = read_map(path, "a map from class to label id")
     return _label_set(path, data if isinstance(data.get("labels"), dict) else {"labels": data})
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from rsuper_kernels.findings import LARGEST_DIAMETER
 from rsuper_train.reports.markup import clean
 from rsuper_train.reports.public_words import Words
-from rsuper_train.reports.schema import Place, Report, Tumour, hash_text
+from rsuper_train.reports.schema import DUPLICATE, DUPLICATE_ID, OVERSIZED, Place, Report, Tumour, hash_text
 from rsuper_train.reports.sheets import Row, Sheet, read_sheet, shortened
 from rsuper_train.reports.table import COLUMNS, reports_of
 from rsuper_train.reports.vocabulary import Vocabulary, load_vocabulary
@@ -20,15 +20,12 @@ PER_TUMOUR = "public table per tumour"
 PER_CT = "public table per CT"
 
 ZERO_SIZE = "size of 0 mm"
-OVERSIZED = f"size above {LARGEST_DIAMETER:.0f} mm"
 MANY_DIAMETERS = "more than three diameters"
 ODD_SIZE = "size not understood"
 ODD_LOCATION = "location not understood"
 ODD_ORGAN = "organ not in the vocabulary"
 CONTRADICTION = "no lesion, and a lesion"
 UNCOUNTED = "more lesions than rows"
-DUPLICATE = "duplicate"
-DUPLICATE_ID = "duplicate id"
 BLANK = "blank row"
 
 MOST_ROWS = 50

@@ -15,8 +15,14 @@ Attenuation = Literal["hypo", "iso", "hyper", "mixed", "unknown"]
 Laterality = Literal["left", "right", "bilateral"]
 Certainty = Literal["certain", "high", "low", "unknown"]
 
+# Flags of reports that several rooms raise or look for.
 NO_TEXT = "no text"
-"""Flag of a report that has none."""
+NO_ANSWER = "no valid answer"
+"""Beginning of the flag of a report that a model has not read; the flag goes on with the reason. Such a report has no
+rows, which says nothing about its tumours."""
+OVERSIZED = f"size above {LARGEST_DIAMETER:.0f} mm"
+DUPLICATE = "duplicate"
+DUPLICATE_ID = "duplicate id"
 
 Millimetres = Annotated[float, Field(gt=0, le=LARGEST_DIAMETER, allow_inf_nan=False)]
 

@@ -12,6 +12,8 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rsuper_train.files import read_map
+
 Words = Annotated[tuple[str, ...], Field(default=())]
 
 
@@ -84,19 +86,9 @@ def _load(extensions: tuple[Path, ...]) -> Vocabulary:
     text = resources.files(__package__).joinpath("vocabulary.yaml").read_text(encoding="utf-8")
     data: dict[str, Any] = yaml.safe_load(text)
     for path in extensions:
-        data = _join(data, _read(path), str(path))
+        data = _join(data, read_map(path, "the vocabulary's keys (organs, lesions, ...)"), str(path))
         _check(data, path)
     return Vocabulary.model_validate(data)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: this is not YAML in UTF-8: {error}") from None
-    if not isinstance(data, dict):
-        raise ValueError(f"{path}: expected the vocabulary's keys (organs, lesions, ...), got {type(data).__name__}")
-    return data
 
 
 def _join(old: Any, new: Any, where: str) -> Any:

@@ -76,7 +76,7 @@ def test_equal_texts_are_asked_about_once_and_the_journal_is_reused(tmp_path):
         assert len(server.requests) == 2
         again = asyncio.run(reader.extract_all(documents, tmp_path / "journal"))
         assert len(server.requests) == 2
-        assert reader.usage.reused == 4  # nobody is asked about the empty one
+        assert reader.usage.reused == 5
         asyncio.run(extractor(server, model="n").extract_all(documents, tmp_path / "journal"))
         assert len(server.requests) == 4
     assert again == first

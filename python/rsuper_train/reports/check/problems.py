@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from rsuper_train.reports.check.measures import measures
-from rsuper_train.reports.schema import Place, Report, Tumour, hash_text
+from rsuper_train.reports.schema import DUPLICATE_ID, Place, Report, Tumour, hash_text
 from rsuper_train.reports.vocabulary import Vocabulary
 
 Severity = Literal["error", "warning"]
@@ -184,7 +184,7 @@ def _medians(reports: Sequence[Report]) -> dict[str, float]:
 
 def _check_report(report: Report) -> Iterator[Problem]:
     for flag in report.flags:
-        if flag == "duplicate id":
+        if flag == DUPLICATE_ID:
             yield _problem(report, None, flag, "the file of reports has another text under this id")
         else:
             yield _problem(report, None, "flagged", flag, "warning")

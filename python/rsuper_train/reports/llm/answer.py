@@ -15,10 +15,6 @@ from rsuper_train.reports.llm.quotes import Text
 from rsuper_train.reports.schema import Laterality, Place, Report, Tumour, hash_text
 from rsuper_train.reports.vocabulary import Organ, Vocabulary
 
-NO_ANSWER = "no valid answer"
-"""Beginning of the flag of a report that the model has not read; the flag goes on with the reason. Such a report has no
-rows, which says nothing about its tumours."""
-
 LARGEST_COUNT = 50
 LONGEST_TYPE = 80
 UNKNOWN = "unknown"

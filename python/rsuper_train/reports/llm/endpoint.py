@@ -112,6 +112,9 @@ class Reply(BaseModel):
 class Endpoint:
     """A client of `settings.base_url` and of nothing else: no redirects, no proxies from the environment.
 
+    Attributes:
+        has_replied: to any request so far, which settles the format of answers too.
+
     Raises:
         ModuleNotFoundError: the package `openai` is missing.
         ValueError: the named key is not in the environment.
@@ -130,7 +133,7 @@ class Endpoint:
         self._settings = settings
         self._schema = schema
         self._usage = usage
-        self._format_settled = False
+        self.has_replied = False
         limits = type(openai.DEFAULT_CONNECTION_LIMITS)(  # httpx or httpx2, as the release of openai has it
             max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency
         )
@@ -196,7 +199,7 @@ class Endpoint:
             try:
                 reply = await asyncio.wait_for(self._send(messages, name), self._settings.timeout)
             except (self._openai.BadRequestError, self._openai.UnprocessableEntityError):
-                if self._format_settled or name == _FORMATS[-1]:
+                if self.has_replied or name == _FORMATS[-1]:
                     raise
                 continue
             self._settle(name)
@@ -204,9 +207,9 @@ class Endpoint:
         raise AssertionError("the last format returns or raises")
 
     def _settle(self, name: str) -> None:
-        if self._format_settled:
+        if self.has_replied:
             return
-        self._format_settled = True
+        self.has_replied = True
         self._usage.answer_format = name
         if name != _FORMATS[0]:
             log.warning("the endpoint refuses structured output by JSON schema; answers are asked for as %s", name)

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from rsuper_train.reports.llm.answer import NO_ANSWER, InvalidAnswer, parse_answer, to_report
+from rsuper_train.reports.llm.answer import InvalidAnswer, parse_answer, to_report
 from rsuper_train.reports.llm.endpoint import Endpoint, EndpointError, Unanswered, Usage
 from rsuper_train.reports.llm.journal import Journal
 from rsuper_train.reports.llm.prompt import Prompt
 from rsuper_train.reports.llm.settings import LlmSettings
-from rsuper_train.reports.schema import NO_TEXT, Report, hash_text
+from rsuper_train.reports.schema import NO_ANSWER, NO_TEXT, Report, hash_text
 from rsuper_train.reports.vocabulary import Vocabulary
 
 OnDone = Callable[[Report], object]
@@ -191,8 +191,6 @@ class _Run:
             self._usage.unanswered += 1
             self._stop_if_dead(error)
             return self._extractor.flagged(task.id, task.text, f"{NO_ANSWER}: {error}")
-        if not task.text.strip():
-            return report  # nobody was asked, so it is no sign of a live server
         self._usage.answered += 1
         self._failures_in_a_row = 0
         failed = any(flag.startswith(NO_ANSWER) for flag in report.flags)
@@ -202,7 +200,7 @@ class _Run:
     def _stop_if_dead(self, error: Unanswered) -> None:
         """Do not flag a hundred thousand reports because the server is down."""
         self._failures_in_a_row += 1
-        if not self._usage.answered:
+        if not self._endpoint.has_replied:
             _stop_without_connection(error, self._settings)
         if self._failures_in_a_row >= 2 * self._settings.concurrency:
             raise EndpointError(

@@ -12,14 +12,13 @@ from rsuper_train.reports.rules.places import Where
 from rsuper_train.reports.rules.reader import Reader
 from rsuper_train.reports.rules.rows import Row
 from rsuper_train.reports.rules.tokens import Tokens
-from rsuper_train.reports.schema import NO_TEXT, Place, Report, Tumour, hash_text
+from rsuper_train.reports.schema import NO_TEXT, OVERSIZED, Place, Report, Tumour, hash_text
 from rsuper_train.reports.vocabulary import Vocabulary, load_vocabulary
 
 # The flags, in the order in which they are given.
 BINARY = "control characters"
 NOT_ENGLISH = "not English?"
 NO_ORGAN = "no sentence about an organ"
-OVERSIZED = "size above 500 mm"
 
 ENOUGH_WORDS = 12
 SAMPLED_WORDS = 100
