@@ -16,6 +16,7 @@ import numpy as np
 
 from rsuper_train.reports import phrases
 from rsuper_train.reports.schema import Place, Report, Tumour, hash_text
+from rsuper_train.reports.vocabulary import ROMAN
 
 Style = Literal["findings", "sections"]
 Group = list[Tumour]
@@ -297,7 +298,7 @@ class _Writer:
         if numbers in phrases.LIVER_GROUPS and self._chance(0.6):
             return self._pick(phrases.LIVER_GROUPS[numbers])
         roman = self._chance(0.5)
-        written = [phrases.ROMAN[n - 1] if roman else str(n) for n in numbers]
+        written = [ROMAN[n - 1] if roman else str(n) for n in numbers]
         if numbers == (4,) and self._chance(0.4):
             return f"segment {written[0]}{self._pick('ab')}"
         if len(numbers) == 1:

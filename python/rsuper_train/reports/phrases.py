@@ -48,7 +48,6 @@ ORGAN_ADJECTIVES = {
     "prostate": "prostatic",
     "duodenum": "duodenal",
 }
-ROMAN = ("I", "II", "III", "IV", "V", "VI", "VII", "VIII")
 LIVER_GROUPS = {
     (1,): ("the caudate lobe",),
     (2, 3): ("the left lateral section",),

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 from typing import get_args
 
 from rsuper_train.reports.schema import Attenuation, Certainty, Laterality, Place
-from rsuper_train.reports.vocabulary import Organ, Vocabulary
+from rsuper_train.reports.vocabulary import ROMAN, Organ, Vocabulary
 
 UNKNOWN = frozenset(["", "u", "unknown", "nan", "none", "n/a", "na"])
 
 _SEGMENT = re.compile(r"segments? ([1-8]|i{1,3}|iv|v|vi{1,3})[ab]?")
-_ROMAN = {numeral: number for number, numeral in enumerate(("i", "ii", "iii", "iv", "v", "vi", "vii", "viii"), start=1)}
+_NUMBERS = {numeral.lower(): number for number, numeral in enumerate(ROMAN, start=1)}
 _SIDE = re.compile(r"(left|right|bilateral|both)(?: (.+))?")
 _STANDARD: dict[str, Attenuation] = {"low": "hypo", "high": "hyper", "iso": "iso", "heterogeneous": "mixed"}
 _STEMS: dict[str, Attenuation] = {"hetero": "mixed", "mixed": "mixed", "hypo": "hypo", "hyper": "hyper", "iso": "iso"}
@@ -96,16 +96,12 @@ def _known(name: str) -> Attenuation:
     return next((known for known in get_args(Attenuation) if known == name), "unknown")
 
 
-def _parts(word: str, organ: Organ) -> list[str]:
+def _parts(word: str, organ: Organ) -> tuple[str, ...]:
     """The parts of an organ that a word names."""
-    if word in organ.subsegments:
-        return [word]
-    if word in organ.groups:
-        return list(organ.groups[word])
     if match := _SEGMENT.fullmatch(word):
-        number = _ROMAN.get(match[1]) or match[1]
-        return [f"segment {number}"] if f"segment {number}" in organ.subsegments else []
-    return [name for name, part in organ.subsegments.items() if word in part.names]
+        number = _NUMBERS.get(match[1]) or match[1]
+        return organ.parts_named(f"segment {number}")
+    return organ.parts_named(word)
 
 
 def _laterality(sides: set[str]) -> Laterality | None:

@@ -17,6 +17,10 @@ from rsuper_train.files import read_map
 Words = Annotated[tuple[str, ...], Field(default=())]
 
 
+ROMAN = ("I", "II", "III", "IV", "V", "VI", "VII", "VIII")
+"""Numbers of liver segments as reports write them, from 1."""
+
+
 class Part(BaseModel):
     """A sub-segment: how reports name it, and its masks, by the name of the label set."""
 
@@ -48,6 +52,12 @@ class Organ(BaseModel):
     masks: dict[str, tuple[str, ...]] = {}
     subsegments: dict[str, Part] = {}
     groups: dict[str, tuple[str, ...]] = {}
+
+    def parts_named(self, word: str) -> tuple[str, ...]:
+        """The parts that a word names: one by its name in tables, those of a group, those that reports call so."""
+        if word in self.subsegments:
+            return (word,)
+        return self.groups.get(word) or tuple(name for name, part in self.subsegments.items() if word in part.names)
 
 
 class Vocabulary(BaseModel):

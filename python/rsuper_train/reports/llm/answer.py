@@ -249,8 +249,7 @@ def _find_parts(words: Iterable[str], name: str, organ: Organ) -> tuple[str, ...
     """The organ's parts in the order of the vocabulary."""
     found: set[str] = set()
     for word in words:
-        named = [part for part, names in organ.subsegments.items() if word == part or word in names.names]
-        parts = named or organ.groups.get(word, ())
+        parts = organ.parts_named(word)
         if not parts:
             raise PydanticCustomError(
                 "not a part of the organ",

@@ -27,12 +27,12 @@ from rsuper_train.reports.rules.concepts import (
 )
 from rsuper_train.reports.rules.sizes import Size
 from rsuper_train.reports.rules.tokens import Tokens
+from rsuper_train.reports.vocabulary import ROMAN
 
 SEGMENT_WORDS = frozenset(("segment", "segments", "seg", "segs", "couinaud"))
-ROMAN = {"i": 1, "ii": 2, "iii": 3, "iv": 4, "v": 5, "vi": 6, "vii": 7, "viii": 8}
 SEGMENTS = {
     form: number
-    for roman, number in ROMAN.items()
+    for number, roman in enumerate(map(str.lower, ROMAN), start=1)
     for form in (
         roman,
         str(number),
