@@ -49,10 +49,12 @@ class Place(BaseModel):
 
     def may_touch(self, other: Place) -> bool:
         """Whether both are of one organ and may share a part of it, as far as they say."""
+        if self.organ != other.organ:
+            return False
         sides = {self.laterality, other.laterality}
-        same_side = len(sides) == 1 or None in sides or "bilateral" in sides
-        parts = set(self.subsegments), set(other.subsegments)
-        return self.organ == other.organ and same_side and (not all(parts) or bool(parts[0] & parts[1]))
+        if sides == {"left", "right"}:
+            return False
+        return not self.subsegments or not other.subsegments or not set(self.subsegments).isdisjoint(other.subsegments)
 
     def covers(self, other: Place) -> bool:
         """Whether the other lies wholly in this one."""
