@@ -72,7 +72,7 @@ def parse_place(text: str) -> Place:
     return Place(
         organ=_plain(pieces[0][side.end() :] if side else pieces[0]),
         subsegments=tuple(_plain(part) for part in _split("".join(pieces[1:]), "/") if part.strip(" ")),
-        laterality=side[1] if side else None,  # type: ignore[arg-type]
+        laterality=side[1] if side else None,
     )
 
 

@@ -292,12 +292,12 @@ def _tumour(cells: _Cells) -> Tumour:
         lambda: Tumour(
             organ=cells["organ"],
             subsegments=parse_names(cells["subsegments"]),
-            laterality=cells["laterality"] or None,  # type: ignore[arg-type]
+            laterality=cells["laterality"] or None,
             diameters=diameters,
             volume=parse("volume_mm3", "a volume in mm3, or a blank", _optional_number),
-            attenuation=cells["attenuation"],  # type: ignore[arg-type]
+            attenuation=cells["attenuation"],
             type=cells["type"],
-            certainty=cells["certainty"],  # type: ignore[arg-type]
+            certainty=cells["certainty"],
             count_known=parse("count_known", "True or False", _truth),
             sentence=cells["sentence"],
             start=parse("start", "an offset in characters", _whole),

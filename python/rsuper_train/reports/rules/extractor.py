@@ -86,11 +86,11 @@ def _tumour(row: Row, tokens: Tokens) -> Tumour:
     return Tumour(
         organ=row.organ,
         subsegments=row.parts,
-        laterality=row.side or None,  # type: ignore[arg-type]
+        laterality=row.side or None,
         diameters=row.diameters,
-        attenuation=row.attenuation,  # type: ignore[arg-type]
+        attenuation=row.attenuation,
         type=row.type,
-        certainty=row.certainty,  # type: ignore[arg-type]
+        certainty=row.certainty,
         count_known=row.count_known,
         sentence=text[start:end],
         start=start,
@@ -101,7 +101,6 @@ def _tumour(row: Row, tokens: Tokens) -> Tumour:
 def _negatives(places: list[Where], tumours: Iterable[Tumour]) -> tuple[Place, ...]:
     """Places said to be free of tumours, but for those where the report has one."""
     named = (
-        Place(organ=organ, subsegments=parts, laterality=side or None)  # type: ignore[arg-type]
-        for organ, parts, side in dict.fromkeys(places)
+        Place(organ=organ, subsegments=parts, laterality=side or None) for organ, parts, side in dict.fromkeys(places)
     )
     return tuple(place for place in named if not any(place.may_touch(tumour) for tumour in tumours))
