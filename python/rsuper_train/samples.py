@@ -95,11 +95,9 @@ def collate(samples: Sequence[Sample]) -> Batch:
     if any(sample.unknown is not None for sample in samples):
         nowhere = torch.zeros(samples[0].labels.shape, dtype=torch.bool)
         unknown = torch.stack([nowhere if sample.unknown is None else sample.unknown for sample in samples])
+    stacked = {n: torch.stack([getattr(sample, n) for sample in samples]) for n in ("image", "ct", "regions", "labels")}
     return Batch(
-        image=torch.stack([sample.image for sample in samples]),
-        ct=torch.stack([sample.ct for sample in samples]),
-        regions=torch.stack([sample.regions for sample in samples]),
-        labels=torch.stack([sample.labels for sample in samples]),
+        **stacked,
         unknown=unknown,
         findings=tuple(sample.findings for sample in samples),
         case_ids=tuple(sample.case_id for sample in samples),
@@ -230,34 +228,30 @@ class _Crops:
         )
 
     def _target(self, record: CaseRecord, turn: Turn, rng: np.random.Generator) -> _Target:
-        places = self.cases.places.get(record.id)
-        if places is None:
+        if record.id not in self.cases.groups:
             return _Target(self._near(self._box_with_masks(record, rng), turn, rng), turn)
-        if rng.random() < ELSEWHERE:
-            boxes = [*places.negatives, *self.cases.organ_boxes(record.id), _all_of(record)]
-            return _Target(self._near(_choice(boxes, rng), turn, rng), turn)
-        for allowed in (turn, replace(turn, transpose=False)):
-            size = allowed.before(self._data.patch)
-            if fitting := [box for box in places.tumours if fits(box, size, record.shape)]:
-                return _Target(_choice(fitting, rng), allowed, whole=True)
-        if places.negatives:
-            return _Target(self._near(_choice(places.negatives, rng), turn, rng), turn)
-        return _Target(_choice(places.tumours, rng), turn)
+        if rng.random() >= ELSEWHERE:
+            for allowed in (turn, replace(turn, transpose=False)):
+                size, boxes = allowed.before(self._data.patch), self.cases.tumour_boxes(record.id)
+                if fitting := [box for box in boxes if fits(box, size, record.shape)]:
+                    return _Target(_choice(fitting, rng), allowed, whole=True)
+        boxes = self.cases.negative_boxes(record.id) or self.cases.organ_boxes(record.id)
+        return _Target(self._near(_choice(boxes, rng), turn, rng), turn)
 
     def _box_with_masks(self, record: CaseRecord, rng: np.random.Generator) -> Box:
         """A voxel of a tumour, the box of an organ, or all of the volume, in the shares that are asked for."""
-        chance = rng.random()
+        chance, shares = rng.random(), self._sampling
         names = [name for channel in self.cases.annotated(record.id) for name in self.cases.masks(record.id, channel)]
         filled = [name for name in names if record.lesions[name].voxels]
-        if filled and chance < self._sampling.tumour_share:
+        if filled and chance < shares.tumour_share:
             return self._tumour_voxel(record, _choice(filled, rng), rng)
         organs = self.cases.organ_boxes(record.id)
-        if organs and chance < self._sampling.tumour_share + self._sampling.organ_share:
+        if organs and chance < shares.tumour_share + shares.organ_share:
             return _choice(organs, rng)
-        return _all_of(record)
+        return _box((0, n) for n in record.shape)
 
     def _tumour_voxel(self, record: CaseRecord, mask: str, rng: np.random.Generator) -> Box:
-        box = record.lesions[mask].box or _all_of(record)
+        box = record.lesions[mask].box or _box((0, n) for n in record.shape)
         found = np.flatnonzero(self._read(record, "lesions", box) & self._bits([mask]))
         if not found.size:
             raise ValueError(f"case {record.id}: its record has voxels of {mask}, its array has none; {AGAIN}")
@@ -350,10 +344,6 @@ def _visible(source: np.ndarray, inside: np.ndarray | None, record: CaseRecord) 
     voxels = source.ravel() if inside is None else source[inside]
     counts = np.bincount(voxels, minlength=max(record.labels, default=0) + 1)
     return {label: min(int(counts[label]) / extent.voxels, 1.0) for label, extent in record.labels.items()}
-
-
-def _all_of(record: CaseRecord) -> Box:
-    return _box((0, n) for n in record.shape)
 
 
 def _box(edges: Iterable[tuple[int, int]]) -> Box:
