@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from rsuper_kernels.findings import LARGEST_DIAMETER
 from rsuper_train.config import Augmentation, Input
 from rsuper_train.inputs import CT_LIKE
 from rsuper_train.manifest import Box, Spacing, Voxels
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,14 +37,10 @@ class Turn:
     transpose: bool = False
     flip: tuple[int, ...] = ()
 
-    def before(self, patch: Voxels) -> Voxels:
-        """Size of the crop that becomes the patch when H and W are exchanged."""
-        depth, height, width = patch
-        return (depth, width, height) if self.transpose else patch
-
-    def spacing(self, spacing: Spacing) -> Spacing:
-        depth, height, width = spacing
-        return (depth, width, height) if self.transpose else spacing
+    def exchange(self, axes: tuple[T, T, T]) -> tuple[T, T, T]:
+        """Sizes or spacings along D, H and W, with H and W exchanged where they are."""
+        depth, height, width = axes
+        return (depth, width, height) if self.transpose else axes
 
     def apply(self, values: np.ndarray) -> np.ndarray:
         """Exchange and mirror the last three axes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -55,13 +55,13 @@ class Cases:
         self.lesions = self._lesion_channels()
         self.notes: list[str] = []
         self.reports = self._read_reports()
-        masked = self._masked = {id for id in self.manifest.cases if self.annotated(id)}
-        self.groups = self._groups(id for id in self.manifest.cases if id in self.reports and id not in masked)
+        masked = {id for id in self.manifest.cases if self.annotated(id)}
+        self.groups = self._groups(sorted(self.reports.keys() - masked))
         held_out = self._held_out()
         self.mask_cases = tuple(sorted(masked - held_out))
         self.report_cases = tuple(sorted(self.groups.keys() - held_out))
         self.validation = tuple(sorted((masked | self.groups.keys()) & held_out))
-        self._note_gaps()
+        self._note_gaps(masked)
 
     def annotated(self, id: str) -> tuple[str, ...]:
         """The network's lesion channels that the case has a mask for."""
@@ -97,20 +97,16 @@ class Cases:
         boxes = {label: extent.box for label, extent in self.manifest.cases[id].labels.items() if extent.box}
         return [box for label, box in boxes.items() if label in wanted] or list(boxes.values())
 
-    def findings(self, id: str, visible: Mapping[int, float]) -> CropFindings:
-        """What the case's report says of a crop, over `lesions`; without a report, nothing.
+    def findings(self, ids: Sequence[str], visible: Sequence[Mapping[int, float]]) -> CropFindings:
+        """What the reports of cases say of a crop of each, over `lesions`; nothing where there is no report.
 
         Args:
-            visible: label id -> fraction of its voxels in the crop, for every label of the case.
+            ids: the cases.
+            visible: of each, label id -> fraction of the label's voxels in the crop, for every label of the case.
         """
-        return to_findings(
-            [self.reports.get(id, Report(id=id))],
-            self.label_set,
-            self.lesions,
-            self.vocabulary,
-            unmentioned=self.data.unmentioned,
-            visible=[visible],
-        )
+        reports = [self.reports.get(id, Report(id=id)) for id in ids]
+        words, unmentioned = self.vocabulary, self.data.unmentioned
+        return to_findings(reports, self.label_set, self.lesions, words, unmentioned=unmentioned, visible=visible)
 
     def _lesion_channels(self) -> tuple[str, ...]:
         known = {ALL_LESIONS, *(channel for channel, _ in self._organs.values())}
@@ -144,11 +140,14 @@ class Cases:
         self._note("reports without text, or not read by the model: they say nothing", unread)
         return {id: report for id, report in reports.items() if id in self.manifest.cases and id not in unread}
 
-    def _groups(self, ids: Iterable[str]) -> dict[str, tuple[FindingGroup, ...]]:
+    def _groups(self, ids: Sequence[str]) -> dict[str, list[FindingGroup]]:
         """What reports say of whole CTs; cases without any of it are left out."""
-        said = {id: self.findings(id, dict.fromkeys(self.manifest.cases[id].labels, 1.0)).findings.groups for id in ids}
-        self._note("reports that say nothing about organs found in the CT", [id for id in said if not said[id]])
-        return {id: tuple(groups) for id, groups in said.items() if groups}
+        groups: dict[str, list[FindingGroup]] = {}
+        whole = [dict.fromkeys(self.manifest.cases[id].labels, 1.0) for id in ids]
+        for group in self.findings(ids, whole).findings.groups:
+            groups.setdefault(ids[group.sample], []).append(group)
+        self._note("reports that say nothing about organs found in the CT", set(ids) - groups.keys())
+        return groups
 
     def _held_out(self) -> set[str]:
         chosen = self.data.validation
@@ -164,19 +163,15 @@ class Cases:
         self._note(f"validation cases of {chosen} that are not prepared", wanted - held_out)
         return held_out
 
-    def _note_gaps(self) -> None:
-        cases, masked, reported = self.manifest.cases, self.mask_cases, self.report_cases
-        self._note(
-            "cases with neither a mask nor a report: not used", cases.keys() - self._masked - self.reports.keys()
-        )
-        boxes = {id: self.tumour_boxes(id) for id in reported}
-        large = [
-            id for id in boxes if boxes[id] and not any(fits(b, self.data.patch, cases[id].shape) for b in boxes[id])
-        ]
-        patch = " x ".join(map(str, self.data.patch))
-        self._note(f"reports whose tumours teach nothing: no region of theirs fits a patch of {patch}", large)
-        spoken = {name for id in masked for name in self.annotated(id)}
-        spoken |= {self.lesions[int(group.channel)] for id in reported for group in self.groups[id]}
+    def _note_gaps(self, masked: set[str]) -> None:
+        cases, patch = self.manifest.cases, self.data.patch
+        self._note("cases with neither a mask nor a report: not used", cases.keys() - masked - self.reports.keys())
+        boxes = {id: self.tumour_boxes(id) for id in self.report_cases}
+        large = [id for id in boxes if boxes[id] and not any(fits(box, patch, cases[id].shape) for box in boxes[id])]
+        size = " x ".join(map(str, patch))
+        self._note(f"reports whose tumours teach nothing: no region of theirs fits a patch of {size}", large)
+        spoken = {name for id in self.mask_cases for name in self.annotated(id)}
+        spoken |= {self.lesions[int(group.channel)] for id in self.report_cases for group in self.groups[id]}
         self._note("channels that no case to train on says anything about", set(self.lesions) - spoken)
 
     def _note(self, what: str, names: Collection[str]) -> None:
