@@ -177,7 +177,7 @@ def _last_biases(outputs: Sequence[torch.Tensor]) -> Iterator[torch.Tensor | Non
         seen.add(node)
         before = [edge for edge, _ in node.next_functions]
         if node.name().startswith("ConvolutionBackward"):
-            yield before[2].variable if before[2] is not None else None
+            yield getattr(before[2], "variable", None)
         else:  # of a residual sum, one side takes the bias
             waiting.extend(before[:1] if node.name().startswith("AddBackward") else before)
 
