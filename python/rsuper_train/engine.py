@@ -1,176 +1,401 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training from reports alone, and prediction."""
+"""Training: stages of steps, each on the mean loss of its samples; stopped at any moment, it goes on where it was."""
 
 from __future__ import annotations
 
+import json
+import logging
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
+import blosc2
 import numpy as np
 import torch
-from monai.networks.nets import UNet
-from scipy import ndimage
-from torch import nn
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import FSDPStrategy
+from rich.console import Console
+from torch.distributed import all_gather_object, is_torchelastic_launched
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Dataset
 
-from rsuper_kernels import Recipe, ReportSupervisedLoss, get_recipe, pseudo_masks
-from rsuper_train.data import Sample, augment, collate
+from rsuper_train import checkpoint as checkpoints
+from rsuper_train.cases import Cases
+from rsuper_train.checkpoint import BEST, FOLDER, LAST
+from rsuper_train.config import Config, Hardware, Optimiser, Stage, to_yaml
+from rsuper_train.files import write_atomically
+from rsuper_train.logs import Log, Times
+from rsuper_train.losses import LOSSES, build_criterion, losses_and_gradients, sample_losses
+from rsuper_train.networks import build_network, heads, initialise
+from rsuper_train.samples import Batch, Sample, TrainingCrops, ValidationCrops, collate
 
-
-@dataclass(frozen=True)
-class StepTime:
-    """Wall time of a training step and, of that, of its losses, forward and backward; seconds."""
-
-    step: float
-    losses: float
-
-
-LogStep = Callable[[int, dict[str, float], StepTime], None]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How the demo's network is trained. Lengths in mm, attenuation in HU."""
-
-    steps: int = 400
-    batch_size: int = 2
-    learning_rate: float = 8e-3
-    warmup_steps: int = 30
-    weight_decay: float = 1e-4
-    average_decay: float = 0.98
-    channels: tuple[int, ...] = (8, 16, 32)
-    norm: str = "batch"
-    initial_bias: float = -4.0
-    region_margin: float = 0.0
-    volume_weight: float = 1.0
-    bce_weight: float = 1.0
-    dice_weight: float = 1.0
-    attenuation_weight: float = 1.0
-    attenuation_delta: float = 25.0
-    attenuation_scope: str = "group"
-
-    @property
-    def recipe(self) -> Recipe:
-        """Options of the losses. The organs' outlines are known here, so the region needs no margin."""
-        return get_recipe(
-            "paper",
-            region_margin=self.region_margin,
-            attenuation_delta=self.attenuation_delta,
-            attenuation_scope=self.attenuation_scope,
-        )
+PATIENCE = 20
+"""Steps in a row without a finite gradient after which training gives up; a loss scaler finds its scale in fewer."""
 
 
-def build_network(settings: Settings, seed: int) -> nn.Module:
-    """A small MONAI U-Net: (B, 2, D, H, W) -> logits (B, 1, D, H, W); starts out predicting almost no tumour."""
-    torch.manual_seed(seed)
-    network = UNet(
-        spatial_dims=3,
-        in_channels=2,
-        out_channels=1,
-        channels=settings.channels,
-        strides=(2,) * (len(settings.channels) - 1),
-        num_res_units=0,
-        norm=settings.norm,
-    )
-    nn.init.constant_(list(network.parameters())[-1], settings.initial_bias)  # bias of the last convolution
-    return network
+def train(config: Config, console: Console) -> Path:
+    """Train a network; a run that was interrupted goes on from its last checkpoint.
 
+    SIGTERM and SIGINT end the step, write a checkpoint and return; a second one ends the process at once.
 
-def build_loss(settings: Settings) -> ReportSupervisedLoss:
-    """The report losses: volume, ball and attenuation; no voxel labels anywhere."""
-    return ReportSupervisedLoss(
-        settings.recipe,
-        report_weight=1.0,
-        volume_weight=settings.volume_weight,
-        ball_bce_weight=settings.bce_weight,
-        ball_dice_weight=settings.dice_weight,
-        attenuation_weight=settings.attenuation_weight,
-    )
+    Returns:
+        The run's folder: config.yaml, versions.json, losses.csv, tensorboard/, checkpoints/last.pt, and best.pt where
+        there are validation cases.
 
-
-def train(
-    network: nn.Module, samples: Sequence[Sample], settings: Settings, seed: int, log: LogStep | None = None
-) -> nn.Module:
-    """Train on reports; returns the running average of the weights over the last steps.
-
-    Args:
-        network: changed in place.
-        samples: training cases; they hold CT, organ labels and findings, no lesion mask.
-        log: called after each step with the step's number, its losses and its time.
+    Raises:
+        ValueError, OSError: what cannot be trained on, a checkpoint that does not fit, losses that stay not finite.
     """
-    rng = np.random.default_rng(seed)
-    criterion = build_loss(settings)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, settings))
-    averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.average_decay), use_buffers=True)
-    batches = _batches(len(samples), min(settings.batch_size, len(samples)), rng)
-    network.train()
-    for step in range(settings.steps):
-        start = time.perf_counter()
-        batch = augment(collate([samples[i] for i in next(batches)]), rng)
-        logits = network(batch.image)
-        # the losses' own backward ends at the logits, so that its time is known
-        head, before = logits.detach().requires_grad_(), time.perf_counter()
-        losses = criterion(head, batch.findings, batch.labels, batch.spacing, ct=batch.ct)
-        losses["total"].backward()
-        loss_time = time.perf_counter() - before
-        optimizer.zero_grad()
-        logits.backward(head.grad)
-        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimizer.step()
-        schedule.step()
-        averaged.update_parameters(network)
-        if log:
-            values = {name: float(value.detach()) for name, value in losses.items()}
-            log(step, values, StepTime(time.perf_counter() - start, loss_time))
-    return averaged.module.eval()
+    if config.hardware.threads:
+        torch.set_num_threads(config.hardware.threads)
+    fabric = launch(config.hardware)
+    if not fabric.is_global_zero:
+        console = Console(quiet=True)
+    with StopSignals() as stop:
+        training = Training(config, fabric, Cases(config.data), console)
+        try:
+            training.run(stop)
+        finally:
+            training.close()
+    return config.run
 
 
-def _rate(step: int, settings: Settings) -> float:
-    """Learning rate as a share of its peak: linear warm-up, then a cosine to zero."""
-    warmup = min(1.0, (step + 1) / settings.warmup_steps)
-    return warmup * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+def launch(hardware: Hardware) -> Fabric:
+    """Lightning Fabric on the hardware asked for, or on what torchrun says."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    devices, nodes = hardware.devices, hardware.nodes
+    if is_torchelastic_launched():
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
+    strategy = FSDPStrategy(state_dict_type="full") if hardware.strategy == "fsdp" else hardware.strategy
+    try:
+        fabric = Fabric(
+            accelerator=hardware.accelerator,
+            strategy=strategy,
+            devices=devices,
+            num_nodes=nodes,
+            precision=hardware.precision,
+        )
+    except (RuntimeError, ValueError) as error:  # a device that is not there
+        raise ValueError(f"hardware: {error}") from error
+    fabric.launch()
+    return fabric
 
 
-def _batches(count: int, size: int, rng: np.random.Generator) -> Iterator[list[int]]:
-    """Endless shuffled batches; every sample is seen once before any is seen again."""
-    waiting: list[int] = []
-    while True:
-        if len(waiting) < size:
-            waiting += rng.permutation(count).tolist()
-        batch, waiting = waiting[:size], waiting[size:]
-        yield batch
+class StopSignals:
+    """Notes the name of the first SIGTERM or SIGINT, and leaves a second one its default effect."""
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+    name = ""
+
+    def __enter__(self) -> StopSignals:
+        self._before = {each: signal.signal(each, self._note) for each in self.SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+
+    def _note(self, number: int, _: object) -> None:
+        self.name = signal.Signals(number).name
+        for each in self.SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
 
 
-@torch.no_grad()
-def predict(network: nn.Module, sample: Sample) -> np.ndarray:
-    """Tumour probability on the sample's window, (D, H, W), mean over four in-plane flips; 0 outside the organs."""
-    network.eval()
-    image = sample.image[None]
-    flips: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
-    mean = torch.stack([network(image.flip(axes)).flip(axes).sigmoid() for axes in flips]).mean(0)
-    return (mean[0, 0] * (sample.labels > 0)).numpy()
+@dataclass
+class Counters:
+    """How far a training is: the stage, steps of it and of all; the best validation loss; the last steps left out."""
+
+    stage: int = 0
+    stage_step: int = 0
+    step: int = 0
+    best: float = math.inf
+    left_out: int = 0
 
 
-def connected(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    """Components of a mask, 26-neighbourhood: numbered voxels (0 = none) and their number."""
-    return ndimage.label(mask, structure=np.ones((3, 3, 3)))
+class Training:
+    """A network in training, on one of the ranks."""
+
+    def __init__(self, config: Config, fabric: Fabric, cases: Cases, console: Console) -> None:
+        self.config, self.fabric, self.cases, self.console = config, fabric, cases, console
+        torch.manual_seed(config.seed)
+        network = build_network(config)
+        initialise(network, config)
+        found = self._found(network)
+        if not found and (path := config.network.weights):
+            checkpoints.load_weights(network, checkpoints.read(path), path)
+        self.network = fabric.setup_module(torch.compile(network) if config.network.compile else network)
+        self.average = None
+        if decay := config.optimiser.average:
+            rule = get_ema_multi_avg_fn(decay)
+            self.average = AveragedModel(self.network.module, multi_avg_fn=rule, use_buffers=True)
+        self.criterion = build_criterion(config.loss)
+        self.validation_criterion = build_criterion(config.loss.model_copy(update={"heads": None}))
+        self.validation = ValidationCrops(cases, config)
+        self.at, self.times = Counters(), Times(fabric.device)
+        self.sums = torch.zeros(1 + len(LOSSES), device=fabric.device)  # number of samples and their losses
+        self._begin_stage(0, 0)
+        if found:
+            self._restore(found)
+        self.log = self._describe() if fabric.is_global_zero else None
+
+    def run(self, stop: StopSignals) -> None:
+        """Train until all steps are done, or until a signal."""
+        while self.at.stage_step < self.stage.steps:
+            batches = self._training_batches()
+            while self.at.stage_step < self.stage.steps:
+                with self.times["step"]:
+                    self._step(batches)
+                self._after_step()
+                if self._any_rank(bool(stop.name)):
+                    self._save(LAST)
+                    self._say(f"stopped by {stop.name or 'a signal'} after step {self.at.step}")
+                    return
+            self._save(LAST)
+            if self.at.stage + 1 < len(self.config.stages):
+                self._begin_stage(self.at.stage + 1, 0)
+        self._say(f"{self.config.run}: trained for {self.at.step} steps")
+
+    def close(self) -> None:
+        if self.log:
+            self.log.close()
+
+    # a step
+
+    def _step(self, batches: Iterator[Batch]) -> None:
+        """Change the weights by the gradient of the mean loss over all samples of all ranks."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.stage, self.at.stage_step)
+        # what is random in a network follows from the step: a run that goes on draws what it would have drawn
+        seeds = np.random.SeedSequence((self.config.seed, self.at.step, self.fabric.global_rank))
+        torch.manual_seed(int(seeds.generate_state(1)[0]))
+        buffers = [buffer.clone() for buffer in self.network.buffers()]
+        self.network.train()
+        self.optimiser.zero_grad()
+        losses, case_ids = list[torch.Tensor](), list[str]()
+        accumulate = self.config.optimiser.accumulate
+        for part in range(accumulate):
+            with self.times["data"]:
+                batch = _next(batches).to(self.fabric.device, non_blocking=True)
+            with self.fabric.no_backward_sync(self.network, enabled=part < accumulate - 1):
+                logits = heads(self.network(batch.image), batch.image.shape[2:])
+                with self.times["loss"]:
+                    values, gradients = losses_and_gradients(self.criterion, logits, batch, len(batch) * accumulate)
+                # its gradient at the heads is that of the losses; Fabric scales and reduces it as that of any loss
+                surrogate = torch.stack([(z * g).sum() for z, g in zip(logits, gradients, strict=True)]).sum()
+                self.fabric.backward(surrogate)
+            losses.append(values)
+            case_ids.extend(batch.case_ids)
+        self._update(torch.cat(losses), case_ids, buffers)
+        self.at.step += 1
+        self.at.stage_step += 1
+
+    def _update(self, losses: torch.Tensor, case_ids: list[str], buffers: list[torch.Tensor]) -> None:
+        """Change the weights, unless the gradient is not finite."""
+        clip = self.config.optimiser.clip or math.inf
+        norm = self.fabric.clip_gradients(self.network, self.optimiser, max_norm=clip, error_if_nonfinite=False)
+        assert norm is not None
+        finite = bool(norm.isfinite())  # here the host waits for the device; the norm is the same on all ranks
+        scaled = self.config.hardware.precision == "16-mixed"
+        if finite or scaled:  # a loss scaler leaves out the step by itself, and lowers its scale
+            self.optimiser.step()
+        if finite:
+            self.at.left_out = 0
+            self.sums += torch.cat([self.sums.new_full((1,), len(losses)), losses.sum(0)])
+            if self.average:
+                self.average.update_parameters(self.network.module)
+            return
+        for buffer, before in zip(self.network.buffers(), buffers, strict=True):
+            buffer.copy_(before)  # running statistics of what was not finite
+        self._left_out(self._culprits(losses, case_ids), scaled)
+
+    def _culprits(self, losses: torch.Tensor, case_ids: list[str]) -> list[str]:
+        """Cases of all ranks whose loss is not finite, with the parts that are not."""
+        found = []
+        for case, finite in zip(case_ids, losses.isfinite().tolist(), strict=True):
+            if parts := [name for name, good in zip(LOSSES, finite, strict=True) if not good]:
+                found.append(f"case {case} ({', '.join(parts)})")
+        if self.fabric.world_size == 1:
+            return found
+        gathered: list[list[str]] = [[] for _ in range(self.fabric.world_size)]
+        all_gather_object(gathered, found)
+        return [case for cases in gathered for case in cases]
+
+    def _left_out(self, culprits: list[str], scaled: bool) -> None:
+        self.at.left_out += 1
+        what = f"the loss of {', '.join(culprits)}" if culprits else "the gradient"
+        problem = f"stage {self.stage.name}, step {self.at.step + 1}: {what} is not finite"
+        if self.at.left_out >= PATIENCE:
+            self._save(LAST)
+            raise ValueError(
+                f"{problem}, as in the {PATIENCE - 1} steps before, which were left out; begin another run with "
+                f"network.weights={self.config.run / FOLDER / LAST}, a lower learning rate or precision 32-true"
+            )
+        if culprits or not scaled:
+            self._say(f"warning: {problem}; the step is left out")
+
+    # after a step
+
+    def _after_step(self) -> None:
+        step, options, last = self.at.step, self.config.logging, self.at.stage_step == self.stage.steps
+        row: dict[str, float] = {}
+        if step % options.every == 0 or last:
+            count, *sums = self.fabric.all_reduce(self.sums, reduce_op="sum").tolist()
+            self.sums.zero_()
+            row = dict(zip(LOSSES, (value / max(count, 1) for value in sums), strict=True)) | self.times.means()
+        if len(self.validation) and (step % options.validate_every == 0 or last):
+            row["validation"] = self._validate()
+        if self.log:
+            self.log.step(step, self.stage.name)
+            if row:
+                rate = learning_rate(self.stage, self.at.stage_step - 1)
+                self.log.row({"step": step, "stage": self.stage.name, "learning_rate": rate, **row})
+        if row.get("validation", math.inf) < self.at.best:
+            self.at.best = row["validation"]
+            self._save(BEST)
+        if step % options.checkpoint == 0:
+            self._save(LAST)
+
+    @torch.no_grad()
+    def _validate(self) -> float:
+        """Mean loss of the final head on the validation crops; each rank takes its share of them."""
+        count, rank, world = len(self.validation), self.fabric.global_rank, self.fabric.world_size
+        mine = range(rank, math.ceil(count / world) * world, world)  # as many on each rank, the last one may be spare
+        size = self.config.hardware.batch
+        chunks = [mine[start : start + size] for start in range(0, len(mine), size)]
+        batches = self._batches(self.validation, [[number % count for number in chunk] for chunk in chunks])
+        network = self.average.module if self.average else self.network
+        network.eval()
+        sums = torch.zeros(2, device=self.fabric.device)
+        for chunk in chunks:
+            batch = _next(batches).to(self.fabric.device, non_blocking=True)
+            with self.fabric.autocast():
+                logits = heads(network(batch.image), batch.image.shape[2:])[0].float()
+            for index, number in enumerate(chunk):
+                if number < count:
+                    one = logits[index : index + 1]
+                    loss = sample_losses(self.validation_criterion, [one], batch, index)["total"]
+                    sums += torch.stack([loss, torch.ones_like(loss)])
+        total, crops = self.fabric.all_reduce(sums, reduce_op="sum").tolist()
+        return total / crops
+
+    def _any_rank(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank: what all have to do after the same step."""
+        if self.fabric.world_size == 1:
+            return flag
+        return bool(self.fabric.all_reduce(torch.tensor(float(flag), device=self.fabric.device), reduce_op="max"))
+
+    # stages and batches
+
+    def _begin_stage(self, stage: int, step: int) -> None:
+        self.at.stage, self.at.stage_step, self.stage = stage, step, self.config.stages[stage]
+        optimiser = build_optimiser(self.config.optimiser, self.network, self.stage)
+        self.optimiser = self.fabric.setup_optimizers(optimiser)
+
+    def _training_batches(self) -> Iterator[Batch]:
+        """The rest of the stage's batches of this rank."""
+        rank, world = self.fabric.global_rank, self.fabric.world_size
+        size, accumulate = self.config.hardware.batch, self.config.optimiser.accumulate
+        parts = range(self.at.stage_step * accumulate, self.stage.steps * accumulate)
+        starts = ((part * world + rank) * size for part in parts)
+        crops = TrainingCrops(self.cases, self.config, self.at.stage)
+        return self._batches(crops, (range(start, start + size) for start in starts))
+
+    def _batches(self, crops: Dataset[Sample], numbers: Iterable[Iterable[int]]) -> Iterator[Batch]:
+        """Batches of the crops with the numbers given."""
+        loader = DataLoader(
+            crops,
+            batch_sampler=numbers,  # type: ignore[arg-type]
+            num_workers=self.config.hardware.workers,
+            collate_fn=collate,
+            pin_memory=self.fabric.device.type == "cuda",
+            worker_init_fn=_start_worker,
+        )
+        return iter(loader)
+
+    # what is kept
+
+    def _found(self, network: torch.nn.Module) -> dict[str, Any] | None:
+        """The last checkpoint of the run, if there is one; that of another run is refused."""
+        path = self.config.run / FOLDER / LAST
+        if not path.is_file():
+            return None
+        found = checkpoints.read(path)
+        checkpoints.check_config(self.config, found, path)
+        checkpoints.check_weights(network, found["network"], path)
+        return found
+
+    def _restore(self, found: dict[str, Any]) -> None:
+        self.at = Counters(**found["counters"])
+        stage, step, stages = self.at.stage, self.at.stage_step, self.config.stages
+        if step >= stages[stage].steps and stage + 1 < len(stages):
+            stage, step = stage + 1, 0
+        self._begin_stage(stage, step)
+        state = self._state()
+        if not step:
+            del state["optimiser"]  # that of the stage before
+        self.fabric.load(self.config.run / FOLDER / LAST, state)
+        if self.fabric.is_global_zero:
+            self.sums.copy_(found["sums"])
+
+    def _state(self) -> dict[str, Any]:
+        average = {"average": self.average} if self.average else {}
+        precision = self.fabric.strategy.precision
+        return {"network": self.network, "optimiser": self.optimiser, "precision": precision, **average}
+
+    def _save(self, name: str) -> None:
+        sums = self.fabric.all_reduce(self.sums.clone(), reduce_op="sum")
+        state = {**self._state(), "counters": asdict(self.at), "sums": sums.cpu()}
+        checkpoints.save(self.fabric, self.config.run / FOLDER / name, self.config, state)
+
+    def _describe(self) -> Log:
+        """Write what the run is made of, and say what should be known about its data."""
+        versions = json.dumps(checkpoints.versions(), indent=1)
+        for name, text in (("config.yaml", to_yaml(self.config)), ("versions.json", versions)):
+            write_atomically(self.config.run / name, partial(Path.write_text, data=text, encoding="utf-8"))
+        log = Log(self.config, self.console, self.at.step)
+        for note in self.cases.notes:
+            log.say(note)
+        if self.at.step:
+            log.say(f"goes on after step {self.at.step}")
+        return log
+
+    def _say(self, text: str) -> None:
+        if self.log:
+            self.log.say(text)
 
 
-def segment(probability: np.ndarray, threshold: float, smallest_voxels: int) -> np.ndarray:
-    """Voxels above the threshold in components of at least `smallest_voxels`, bool (D, H, W)."""
-    components, count = connected(probability > threshold)
-    kept = np.bincount(components.ravel(), minlength=count + 1) >= smallest_voxels
-    kept[0] = False
-    return kept[components]
+def build_optimiser(options: Optimiser, network: torch.nn.Module, stage: Stage) -> torch.optim.Optimizer:
+    parameters, rate, decay = network.parameters(), stage.learning_rate, options.weight_decay
+    if options.name == "SGD":
+        momentum = options.momentum
+        return torch.optim.SGD(parameters, rate, momentum, weight_decay=decay, nesterov=momentum > 0)
+    return torch.optim.AdamW(parameters, rate, weight_decay=decay)
 
 
-@torch.no_grad()
-def ball_mask(network: nn.Module, sample: Sample, settings: Settings) -> np.ndarray:
-    """Where the ball loss places the tumours of the sample's report, bool (D, H, W); for pictures."""
-    network.eval()
-    logits = network(sample.image[None])
-    targets = pseudo_masks(logits, sample.findings, sample.labels[None], sample.spacing, recipe=settings.recipe)
-    return targets.body.any(0).numpy()
+def learning_rate(stage: Stage, step: int) -> float:
+    """Of a step of a stage, counted from 0: a linear warm-up, then the stage's schedule, to 0 behind the last step."""
+    if step < stage.warmup:
+        return stage.learning_rate * (step + 1) / (stage.warmup + 1)
+    left = 1 - (step - stage.warmup) / (stage.steps - stage.warmup)
+    shares = {"cosine": 0.5 * (1 - math.cos(math.pi * left)), "poly": left**0.9, "constant": 1.0}
+    return stage.learning_rate * shares[stage.schedule]
+
+
+def _next(batches: Iterator[Batch]) -> Batch:
+    """The next batch, or one sentence on why there is none."""
+    try:
+        return next(batches)
+    except Exception as error:  # of whatever makes crops; from a worker, its text is a traceback
+        raise ValueError(f"data: {str(error).strip().splitlines()[-1]}") from error
+
+
+def _start_worker(_: int) -> None:
+    """One thread a worker; an interrupt from the keyboard is the trainer's to handle."""
+    blosc2.set_nthreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
