@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `rsuper demo`, `rsuper reports`."""
+"""The command line: `rsuper cohort`, `rsuper demo`, `rsuper reports`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -42,6 +42,32 @@ def demo(
         out=out, seed=seed, threads=threads, train_cases=train_cases, test_cases=test_cases, settings=settings
     )
     run_demo(options, Console())
+
+
+@app.command()
+def cohort(
+    out: Annotated[Path, typer.Argument(help="Folder; a cohort of the same options in it is completed.")],
+    kind: Annotated[Literal["phantom", "ct"], typer.Option(help="Ellipsoids, or copies of one real CT.")] = "phantom",
+    cases: Annotated[int, typer.Option(help="Cases.")] = 70,
+    masks: Annotated[int, typer.Option(help="The first so many cases come with lesion masks.")] = 10,
+    seed: Annotated[int, typer.Option(help="With it and its number, a case is always the same.")] = 0,
+    start: Annotated[int, typer.Option(help="Number of the first case, for disjoint cohorts of one seed.")] = 0,
+    spacing: Annotated[
+        tuple[float, float, float], typer.Option(help="Voxels of the phantom, mm: slice, row, column.")
+    ] = (3.0, 3.0, 3.0),
+    thickest: Annotated[float, typer.Option(help="Slices of a phantom are up to this many times thicker.")] = 1.0,
+    turned: Annotated[bool, typer.Option(help="Axes of the files in any order and direction.")] = False,
+    label_map: Annotated[bool, typer.Option(help="Organs as one label map, not a mask for each class.")] = False,
+    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+) -> None:
+    """Write a synthetic cohort: CTs, organ masks and reports, and apart from them the true lesions."""
+    from rsuper_train.cohort import CohortOptions, PhantomOptions, write_cohort  # slow imports
+
+    phantom = PhantomOptions(spacing=spacing, thickest=thickest)
+    write_cohort(CohortOptions(kind, cases, masks, seed, start, label_map, turned, phantom), out, workers, Console())
+    Console().print(
+        f"{cases} cases in {escape(str(out / 'cases'))}, their reports in {escape(str(out / 'reports.csv'))}"
+    )
 
 
 def main() -> None:

@@ -11,9 +11,10 @@ import pytest
 
 pytest.importorskip("nibabel")
 
-from rsuper_train.anatomy import ORGAN_LABELS, data_folder, load_anatomy
+from rsuper_train.cohort.anatomy import ORGAN_LABELS, data_folder, load_anatomy
+from rsuper_train.cohort.case import Case
+from rsuper_train.cohort.real_ct import CONTRAST_HU, FIELD_OF_VIEW, make_cohort
 from rsuper_train.data import findings_of
-from rsuper_train.phantom import CONTRAST_HU, FIELD_OF_VIEW, Case, make_cohort
 from rsuper_train.reports.rules import RulesExtractor
 
 READER = RulesExtractor()
