@@ -22,9 +22,8 @@ from torch import nn
 
 import rsuper_kernels
 from rsuper_train.calibrate import OperatingPoint, choose_operating_point
-from rsuper_train.cohort.anatomy import load_anatomy
 from rsuper_train.cohort.case import Case, Truth
-from rsuper_train.cohort.real_ct import make_cohort
+from rsuper_train.cohort.real_ct import load_anatomy, make_cohort
 from rsuper_train.data import Sample, prepare, to_case_grid
 from rsuper_train.engine import Settings, StepTime, ball_mask, build_network, predict, train
 from rsuper_train.evaluate import CaseScore, Summary, score_case, summarise

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The synthetic cohort: lesions as reported, inside their organ, and no mask in what training sees."""
+"""The synthetic cohort on a real CT: lesions as reported, inside their organ, and no mask in what training sees."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 
 pytest.importorskip("nibabel")
 
-from rsuper_train.cohort.anatomy import ORGAN_LABELS, data_folder, load_anatomy
 from rsuper_train.cohort.case import Case
-from rsuper_train.cohort.real_ct import CONTRAST_HU, FIELD_OF_VIEW, make_cohort
+from rsuper_train.cohort.lesions import LesionOptions
+from rsuper_train.cohort.real_ct import FIELD_OF_VIEW, LESIONS, ORGAN_LABELS, data_folder, load_anatomy, make_cohort
 from rsuper_train.data import findings_of
 from rsuper_train.reports.rules import RulesExtractor
 
@@ -64,7 +64,7 @@ def test_lesions_lie_in_their_organ_and_are_dark(cohort):
         organ = case.labels == ORGAN_LABELS[str(tumour)]
         assert organ[mask].all()
         healthy = np.median(case.ct[organ & ~truth.mask])
-        assert np.median(case.ct[mask]) - healthy == pytest.approx(CONTRAST_HU, abs=15)
+        assert np.median(case.ct[mask]) - healthy == pytest.approx(-LESIONS.contrast[0], abs=15)
         assert tumour.attenuation == "hypo"
         assert max(tumour.diameters) >= 18.0
 
@@ -113,7 +113,7 @@ def test_seed_and_prefix_decide(cohort):
 
 
 def test_no_lesions_when_none_are_asked_for():
-    (case,), (truth,) = make_cohort(1, seed=0, lesions=(0, 0))
+    (case,), (truth,) = make_cohort(1, seed=0, lesions=LesionOptions(count=(0, 0)))
     assert truth.tumours == ()
     assert not truth.mask.any()
     assert all(group.negative for group in findings_of(READER.extract(case.case_id, case.report)).groups)

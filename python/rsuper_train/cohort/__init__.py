@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Synthetic cohorts with reports and hidden truth: on a real CT (`real_ct`), of ellipsoids (`phantom`), on disk (`write`)."""
+"""Synthetic cohorts with reports and hidden truth: of ellipsoids (`phantom`) or on a CT (`real_ct`); see `write`."""
 
-from rsuper_train.cohort.case import Case, Truth
-from rsuper_train.cohort.phantom import PhantomOptions, make_phantom
+from rsuper_train.cohort.lesions import LesionOptions
+from rsuper_train.cohort.phantom import PhantomOptions
 from rsuper_train.cohort.write import CohortOptions, write_cohort
 
-__all__ = ["Case", "CohortOptions", "PhantomOptions", "Truth", "make_phantom", "write_cohort"]
+__all__ = ["CohortOptions", "LesionOptions", "PhantomOptions", "write_cohort"]

@@ -1,15 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A synthetic case: what training may see, and apart from it what is true."""
+"""An anatomy, and the synthetic case that it becomes: what training may see, and apart from it what is true."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from rsuper_train.reports.generator import write_report
-from rsuper_train.reports.schema import Place, Report, Tumour
+from rsuper_train.reports.schema import Report, Tumour
+
+Spacing = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A CT and its organ labels, both (D, H, W): slices run to the head, rows to anterior, columns to patient right."""
+
+    ct: np.ndarray  # float32, HU
+    labels: np.ndarray  # uint8
+    spacing: Spacing  # mm, (D, H, W)
 
 
 @dataclass(frozen=True)
@@ -19,17 +28,16 @@ class Case:
     case_id: str
     ct: np.ndarray  # float32, HU
     labels: np.ndarray  # uint8, organ labels
-    spacing: tuple[float, float, float]
+    spacing: Spacing
     report: str
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What evaluation alone may see: lesion instances (0 = none, i = i-th tumour), the tumours they are, and what the
-    report says of them, in its own order."""
+    """What evaluation alone may see: the lesions, and the contents of the report in its own order."""
 
     case_id: str
-    instances: np.ndarray  # uint8 (D, H, W)
+    instances: np.ndarray  # uint8 (D, H, W), 0 = none, i = i-th tumour
     tumours: tuple[Tumour, ...]
     report: Report
 
@@ -37,20 +45,3 @@ class Truth:
     def mask(self) -> np.ndarray:
         """All lesions together, bool (D, H, W)."""
         return self.instances > 0
-
-
-def tell(
-    case_id: str,
-    ct: np.ndarray,
-    labels: np.ndarray,
-    spacing: tuple[float, float, float],
-    instances: np.ndarray,
-    tumours: Sequence[Tumour],
-    places: Sequence[Place],
-    rng: np.random.Generator,
-) -> tuple[Case, Truth]:
-    """Write the report of the tumours and put the case together; `places` without a tumour are said to be free."""
-    wording = rng.spawn(1)[0]  # so that no change of the wording changes the images
-    written = write_report(tumours, wording, places, case_id=case_id)
-    case = Case(case_id, ct, labels, spacing, written.text)
-    return case, Truth(case_id, instances, tuple(tumours), written.report)

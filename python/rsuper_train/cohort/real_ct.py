@@ -1,35 +1,66 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A synthetic cohort on real anatomy: deformed copies of one CT with implanted lesions, and a report for each.
-
-The lesion masks never travel with the cases: `make_cohort` returns the cases (CT, organ labels, report) and, apart from
-them, the hidden truth. Training code takes cases only.
-"""
+"""Cases on real anatomy: deformed copies of one CT with implanted lesions, and a report for each."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
+import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from rsuper_train.cohort.anatomy import ORGAN_LABELS, Anatomy, load_anatomy
-from rsuper_train.cohort.case import Case, Truth, tell
-from rsuper_train.cohort.lesions import Look, find_room, implant, smooth_field
+from rsuper_train.cohort.case import Anatomy, Case, Truth
+from rsuper_train.cohort.lesions import LesionOptions, Organ, add_lesions, smooth_field
 from rsuper_train.reports.generator import PLACES
-from rsuper_train.reports.schema import Attenuation, Tumour
 
+CT_FILE = "example_ct_sm.nii.gz"
+LABEL_FILE = "example_seg.nii.gz"
+LABEL_SET = "totalsegmentator"
+ORGAN_LABELS = {"spleen": 1, "right kidney": 2, "left kidney": 3, "liver": 5}
+"""Label ids of the organs the reports speak about."""
 FIELD_OF_VIEW = (24, 98, 118)
 """Voxels of a case, (D, H, W); each case is a random window of this size."""
+SHARES = {"liver": 0.5, "spleen": 0.2, "right kidney": 0.15, "left kidney": 0.15}
+ORGANS = tuple(Organ(place, SHARES[str(place)], {ORGAN_LABELS[str(place)]: ""}) for place in PLACES)
+LESIONS = LesionOptions(diameters=(18.0, 36.0), attenuation=(1.0, 0.0, 0.0), contrast=(55.0, 55.0))
 
-ORGAN_SHARE = {"liver": 0.5, "spleen": 0.2, "right kidney": 0.15, "left kidney": 0.15}
-LARGEST_MM = {"liver": 36.0, "spleen": 32.0, "right kidney": 27.0, "left kidney": 27.0}
-SMALLEST_MM = 18.0
-ATTENUATION: Attenuation = "hypo"
-CONTRAST_HU = -55.0  # against the median of the organ
+
+def data_folder() -> Path:
+    """Folder of the embedded CT: RSUPER_DATA if set, else `examples/data` of this clone or of the working directory."""
+    if chosen := os.environ.get("RSUPER_DATA"):
+        candidates = [Path(chosen)]
+    else:
+        candidates = [root / "examples" / "data" for root in (*Path(__file__).resolve().parents, Path.cwd())]
+    for folder in candidates:
+        if (folder / CT_FILE).is_file() and (folder / LABEL_FILE).is_file():
+            return folder
+    looked = candidates[0] if chosen else "examples/data in this clone and in the working directory"
+    raise FileNotFoundError(
+        f"The demo's CT was not found (looked for {CT_FILE} and {LABEL_FILE} in {looked}). "
+        "Run the demo inside a clone of the repository, or set RSUPER_DATA to the folder that holds the two files."
+    )
+
+
+def load_anatomy(folder: Path | None = None) -> Anatomy:
+    """Read the CT slab and its organ labels and bring both to (D, H, W) order, whatever their orientation on disk."""
+    folder = folder or data_folder()
+    ct = nib.as_closest_canonical(nib.load(folder / CT_FILE))
+    labels = nib.as_closest_canonical(nib.load(folder / LABEL_FILE))
+    if ct.shape != labels.shape or not np.allclose(ct.affine, labels.affine, atol=1e-3):
+        raise ValueError(f"{folder}: the CT {ct.shape} and the labels {labels.shape} are not on the same voxel grid")
+    x, y, z = ct.header.get_zooms()[:3]
+    return Anatomy(
+        ct=np.ascontiguousarray(ct.get_fdata(dtype=np.float32).transpose(2, 1, 0)),
+        labels=np.ascontiguousarray(np.asarray(labels.dataobj).astype(np.uint8).transpose(2, 1, 0)),
+        spacing=(float(z), float(y), float(x)),
+    )
 
 
 def make_cohort(
-    count: int, seed: int, anatomy: Anatomy | None = None, prefix: str = "case", lesions: tuple[int, int] = (0, 3)
+    count: int, seed: int, anatomy: Anatomy | None = None, prefix: str = "case", lesions: LesionOptions = LESIONS
 ) -> tuple[list[Case], list[Truth]]:
-    """Make `count` cases with `lesions[0]` to `lesions[1]` lesions each; seed and prefix decide everything."""
+    """Make `count` cases; seed and prefix decide everything. The truth stays apart: training code takes cases only."""
     anatomy = anatomy or load_anatomy()
     pairs = [
         make_case(anatomy, np.random.default_rng([seed, number, *prefix.encode()]), f"{prefix}-{number:03d}", lesions)
@@ -39,26 +70,20 @@ def make_cohort(
 
 
 def make_case(
-    anatomy: Anatomy, rng: np.random.Generator, case_id: str, lesions: tuple[int, int] = (0, 3)
+    anatomy: Anatomy, rng: np.random.Generator, case_id: str, lesions: LesionOptions = LESIONS
 ) -> tuple[Case, Truth]:
     """Deform, crop and noise the anatomy, implant lesions and write the report."""
-    ct, labels = _deform(anatomy, rng)
-    ct += rng.normal(0.0, 6.0, ct.shape).astype(np.float32) + np.float32(rng.normal(0.0, 3.0))
-    instances = np.zeros(labels.shape, np.uint8)
-    tumours: list[Tumour] = []
-    for _ in range(rng.integers(lesions[0], lesions[1] + 1)):
-        if tumour := _add_lesion(ct, labels, instances, anatomy.spacing, rng, number=len(tumours) + 1):
-            tumours.append(tumour)
-    return tell(case_id, ct, labels, anatomy.spacing, instances, tumours, PLACES, rng)
+    copy = _deform(anatomy, rng)
+    copy.ct[:] += rng.normal(0.0, 6.0, copy.ct.shape).astype(np.float32) + np.float32(rng.normal(0.0, 3.0))
+    return add_lesions(copy, ORGANS, lesions, rng, case_id)
 
 
-def _deform(anatomy: Anatomy, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _deform(anatomy: Anatomy, rng: np.random.Generator) -> Anatomy:
     """A randomly cropped, rotated, scaled and elastically bent copy: CT (linear) and labels (nearest)."""
     slab, window = np.array(anatomy.ct.shape), np.array(FIELD_OF_VIEW)
     start = rng.uniform(0.0, slab - window)
     centre = (slab - 1) / 2.0
-    grid = np.stack(np.meshgrid(*[np.arange(n) for n in window], indexing="ij")).astype(np.float64)
-    grid += (start - centre)[:, None, None, None]
+    grid = np.indices(FIELD_OF_VIEW) + (start - centre)[:, None, None, None]
 
     angle = np.deg2rad(rng.uniform(-7.0, 7.0))
     rotation = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
@@ -66,42 +91,7 @@ def _deform(anatomy: Anatomy, rng: np.random.Generator) -> tuple[np.ndarray, np.
     grid = np.einsum("ij,jdhw->idhw", rotation * scale, grid) + centre[:, None, None, None]
 
     for axis, amplitude in enumerate((0.5, 1.5, 1.5)):  # voxels
-        grid[axis] += amplitude * smooth_field(FIELD_OF_VIEW, rng)
+        grid[axis] += amplitude * smooth_field(FIELD_OF_VIEW, (16.0, 16.0, 16.0), rng)
     ct = ndimage.map_coordinates(anatomy.ct, grid, order=1, mode="nearest", output=np.float32)
     labels = ndimage.map_coordinates(anatomy.labels, grid, order=0, mode="nearest", output=np.uint8)
-    return ct, labels
-
-
-def _add_lesion(
-    ct: np.ndarray,
-    labels: np.ndarray,
-    instances: np.ndarray,
-    spacing: tuple[float, float, float],
-    rng: np.random.Generator,
-    number: int,
-) -> Tumour | None:
-    """Put one lesion into `ct` and `instances` (both changed in place); None when no organ has room for it."""
-    name = str(rng.choice(list(ORGAN_SHARE), p=list(ORGAN_SHARE.values())))
-    box = ndimage.find_objects((labels == ORGAN_LABELS[name]).astype(np.uint8))[0]
-    organ, taken = labels[box] == ORGAN_LABELS[name], instances[box] > 0
-    found = find_room(organ, taken, spacing, _draw_diameters(rng, LARGEST_MM[name]), SMALLEST_MM, rng)
-    if found is None:
-        return None
-    lesion = implant(ct[box], organ, organ, taken, spacing, *found, Look(CONTRAST_HU), rng)
-    instances[box][lesion] = number
-    place = next(place for place in PLACES if str(place) == name)
-    return Tumour(
-        organ=place.organ,
-        laterality=place.laterality,
-        diameters=found[0],
-        attenuation=ATTENUATION,
-        certainty="certain",
-    )
-
-
-def _draw_diameters(rng: np.random.Generator, largest: float) -> tuple[float, ...]:
-    """One diameter (mm) for a round lesion, two for an oval one, the longer first."""
-    longest = rng.uniform(SMALLEST_MM, largest)
-    if rng.random() < 0.5:
-        return (longest,)
-    return (longest, max(longest * rng.uniform(0.7, 0.95), 15.0))
+    return Anatomy(ct, labels, anatomy.spacing)

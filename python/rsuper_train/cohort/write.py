@@ -11,35 +11,30 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
 import nibabel as nib
 import numpy as np
+from joblib import Parallel, delayed
 from rich.console import Console
 from rich.progress import track
 
-from rsuper_train.cohort.anatomy import load_anatomy
+from rsuper_train.cohort import phantom, real_ct
 from rsuper_train.cohort.case import Case, Truth
-from rsuper_train.cohort.phantom import LABEL_SET, PHANTOM_PLACES, PhantomOptions, make_phantom
-from rsuper_train.cohort.real_ct import make_case
 from rsuper_train.files import read_map, write_atomically
-from rsuper_train.reports.generator import PLACES
 from rsuper_train.reports.masks import load_label_set
 from rsuper_train.reports.schema import Report
 from rsuper_train.reports.table import write_table
 from rsuper_train.reports.vocabulary import load_vocabulary
 
-_SETS = {"phantom": (LABEL_SET, PHANTOM_PLACES), "ct": ("totalsegmentator", PLACES)}
+ROOMS = {"phantom": phantom, "ct": real_ct}
+load_anatomy = cache(real_ct.load_anatomy)
 
 
 @dataclass(frozen=True)
@@ -65,39 +60,26 @@ class CohortOptions:
     start: int = 0
     label_map: bool = False
     turned: bool = False
-    phantom: PhantomOptions = field(default_factory=PhantomOptions)
+    phantom: phantom.PhantomOptions = field(default_factory=phantom.PhantomOptions)
 
     def __post_init__(self) -> None:
-        if self.kind not in _SETS:
-            raise ValueError(f"kind: expected phantom or ct, got {self.kind!r}")
-        if self.cases < 1 or not 0 <= self.masks <= self.cases:
-            raise ValueError(f"masks: expected from 0 to the number of cases, got {self.masks} of {self.cases}")
-        if min(self.seed, self.start) < 0:
-            raise ValueError(f"seed and start: expected numbers from 0, got {self.seed} and {self.start}")
-
-    @property
-    def label_set(self) -> str:
-        """Name of the label set of the organs."""
-        return _SETS[self.kind][0]
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        """Lesion channels that the cohort can have."""
-        organs = load_vocabulary().organs
-        return tuple(dict.fromkeys(str(organs[place.organ].channel) for place in _SETS[self.kind][1]))
-
-    def case_id(self, number: int) -> str:
-        return f"{self.kind}-{number:04d}"
+        if self.kind not in ROOMS:
+            raise ValueError(f"kind: expected {' or '.join(ROOMS)}, got {self.kind!r}")
+        for name, value, least in (("cases", self.cases, 1), ("seed", self.seed, 0), ("start", self.start, 0)):
+            if value < least:
+                raise ValueError(f"{name}: expected a number from {least}, got {value}")
+        if not 0 <= self.masks <= self.cases:
+            raise ValueError(f"masks: expected from 0 to the number of cases, {self.cases}, got {self.masks}")
 
     def make(self, number: int) -> tuple[Case, Truth]:
         """The case of that number, whatever `cases` and `start` are."""
         rng, case_id = np.random.default_rng([self.seed, number, *self.kind.encode()]), self.case_id(number)
-        return (
-            make_phantom(self.phantom, rng, case_id) if self.kind == "phantom" else make_case(_anatomy(), rng, case_id)
-        )
+        if self.kind == "phantom":
+            return phantom.make_phantom(self.phantom, rng, case_id)
+        return real_ct.make_case(load_anatomy(), rng, case_id)
 
-
-_anatomy = cache(load_anatomy)
+    def case_id(self, number: int) -> str:
+        return f"{self.kind}-{number:04d}"
 
 
 def write_cohort(options: CohortOptions, out: Path, workers: int = 1, console: Console | None = None) -> None:
@@ -115,7 +97,8 @@ def write_cohort(options: CohortOptions, out: Path, workers: int = 1, console: C
     _claim(options, out)
     numbers = range(options.start, options.start + options.cases)
     missing = [number for number in numbers if not (out / "cases" / options.case_id(number)).is_dir()]
-    written = _write_cases(options, out, missing, workers)
+    run = Parallel(n_jobs=workers, return_as="generator_unordered")
+    written = run(delayed(_write_case)(options, out, number) for number in missing)
     for _ in track(written, "cohort", len(missing), console=console, disable=console is None, transient=True):
         pass
     shutil.rmtree(out / ".unfinished", ignore_errors=True)
@@ -124,31 +107,15 @@ def write_cohort(options: CohortOptions, out: Path, workers: int = 1, console: C
 
 def _claim(options: CohortOptions, out: Path) -> None:
     """Write the options, or hold them against those that are there."""
-    path = out / "cohort.json"
-    ours = json.loads(json.dumps(dataclasses.asdict(options)))
-    if path.is_file():
-        theirs = read_map(path, "the options of a cohort")
-        for name in ours.keys() - {"cases"}:
-            if ours[name] != theirs.get(name):
-                raise ValueError(
-                    f"{out}: there is a cohort with {name} {theirs.get(name)!r} here, not {ours[name]!r}; "
-                    "choose another folder or the same options"
-                )
-    write_atomically(path, lambda part: part.write_text(json.dumps(ours, indent=1), encoding="utf-8"))
-
-
-def _write_cases(options: CohortOptions, out: Path, numbers: list[int], workers: int) -> Iterator[None]:
-    if workers < 2 or len(numbers) < 2:
-        for number in numbers:
-            yield _write_case(options, out, number)
-        return
-    # spawned, since a forked copy of a process with threads may hang
-    with ProcessPoolExecutor(min(workers, len(numbers)), get_context("spawn")) as pool:
-        try:
-            for done in as_completed([pool.submit(_write_case, options, out, number) for number in numbers]):
-                yield done.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    path, ours = out / "cohort.json", json.dumps(asdict(options), indent=1)
+    theirs = read_map(path, "the options of a cohort") if path.is_file() else {}
+    for name, value in json.loads(ours).items():
+        if name != "cases" and theirs.get(name, value) != value:
+            raise ValueError(
+                f"{out}: there is a cohort with {name} {theirs[name]!r} here, not {value!r}; choose another folder, "
+                "or the same options"
+            )
+    write_atomically(path, lambda part: part.write_text(ours, encoding="utf-8"))
 
 
 def _write_case(options: CohortOptions, out: Path, number: int) -> None:
@@ -157,10 +124,14 @@ def _write_case(options: CohortOptions, out: Path, number: int) -> None:
     unfinished, there = out / ".unfinished" / case.case_id, out / "truth" / case.case_id
     for folder in (unfinished, there):
         shutil.rmtree(folder, ignore_errors=True)
-    save = _Writer(case, options, number)
-    save.image(unfinished / "case" / "ct.nii.gz", np.clip(np.rint(case.ct), -1024, 3071).astype(np.int16))
-    save.organs(unfinished / "case")
-    save.lesions(unfinished / "truth" / "lesions", truth)
+    for name, array in _volumes(options, case, truth).items():
+        image = _image(array, case.spacing)
+        if options.turned:
+            rng = np.random.default_rng([options.seed, number, *b"turned"])
+            image = image.as_reoriented(np.stack([rng.permutation(3), rng.choice([-1, 1], 3)], axis=1))
+        path = unfinished / f"{name}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.to_filename(path)
     if number - options.start < options.masks:
         shutil.copytree(unfinished / "truth" / "lesions", unfinished / "case" / "lesions")
     said = {"text": case.report, "report": truth.report.model_dump(mode="json")}
@@ -170,42 +141,32 @@ def _write_case(options: CohortOptions, out: Path, number: int) -> None:
         os.replace(unfinished / name, place)
 
 
-class _Writer:
-    """Saves arrays (D, H, W) of one case."""
-
-    def __init__(self, case: Case, options: CohortOptions, number: int) -> None:
-        self._case, self._options = case, options
-        self._label_set = load_label_set(options.label_set).ids
-        self._axes = np.array([[0, 1], [1, 1], [2, 1]])
-        if options.turned:
-            rng = np.random.default_rng([options.seed, number, *b"turned"])
-            self._axes = np.stack([rng.permutation(3), rng.choice([-1, 1], 3)], axis=1)
-
-    def image(self, path: Path, array: np.ndarray) -> None:
-        spacing = np.array(self._case.spacing[::-1])
-        affine = np.diag([*spacing, 1.0])
-        affine[:3, 3] = -spacing * (np.array(array.shape[::-1]) - 1) / 2
-        path.parent.mkdir(parents=True, exist_ok=True)
-        nib.Nifti1Image(array.transpose(2, 1, 0), affine).as_reoriented(self._axes).to_filename(path)
-
-    def organs(self, folder: Path) -> None:
-        labels = self._case.labels
-        if self._options.label_map:
-            self.image(folder / "labels.nii.gz", labels)
-            return
-        present = set(np.unique(labels).tolist())
-        for name in self._label_set:
+def _volumes(options: CohortOptions, case: Case, truth: Truth) -> dict[str, np.ndarray]:
+    """What becomes a file, by its name: arrays (D, H, W)."""
+    room, organs = ROOMS[options.kind], load_vocabulary().organs
+    volumes = {"case/ct": np.clip(np.rint(case.ct), -1024, 3071).astype(np.int16)}
+    if options.label_map:
+        volumes["case/labels"] = case.labels
+    else:
+        label_set = load_label_set(room.LABEL_SET).ids
+        present = set(np.unique(case.labels).tolist())
+        for name in label_set:
             # the mask of an organ holds its parts, whose masks are there too
-            ids = [id for part, id in self._label_set.items() if part == name or part.startswith(f"{name}_")]
+            ids = [id for part, id in label_set.items() if part == name or part.startswith(f"{name}_")]
             if present.intersection(ids):
-                self.image(folder / "segmentations" / f"{name}.nii.gz", np.isin(labels, ids).astype(np.uint8))
+                volumes[f"case/segmentations/{name}"] = np.isin(case.labels, ids).astype(np.uint8)
+    for channel in {organs[organ.place.organ].channel for organ in room.ORGANS}:
+        numbers = [n for n, tumour in enumerate(truth.tumours, start=1) if organs[tumour.organ].channel == channel]
+        volumes[f"truth/lesions/{channel}"] = np.isin(truth.instances, numbers).astype(np.uint8)
+    return volumes
 
-    def lesions(self, folder: Path, truth: Truth) -> None:
-        """A mask of each channel, empty where there is no lesion."""
-        organs = load_vocabulary().organs
-        for channel in self._options.channels:
-            numbers = [n for n, tumour in enumerate(truth.tumours, start=1) if organs[tumour.organ].channel == channel]
-            self.image(folder / f"{channel}.nii.gz", np.isin(truth.instances, numbers).astype(np.uint8))
+
+def _image(array: np.ndarray, spacing: tuple[float, ...]) -> nib.Nifti1Image:
+    """(D, H, W) as a file whose axes run to the right, to anterior and to the head, with the middle at 0 mm."""
+    steps = np.array(spacing[::-1])
+    affine = np.diag([*steps, 1.0])
+    affine[:3, 3] = -steps * (np.array(array.shape[::-1]) - 1) / 2
+    return nib.Nifti1Image(array.transpose(2, 1, 0), affine)
 
 
 def _write_tables(out: Path) -> None:
