@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `rsuper cohort`, `rsuper demo`, `rsuper reports`."""
+"""The command line: `rsuper cohort`, `rsuper demo`, `rsuper prepare`, `rsuper reports`."""
 
 from __future__ import annotations
 
@@ -53,21 +53,41 @@ def cohort(
     seed: Annotated[int, typer.Option(help="With it and its number, a case is always the same.")] = 0,
     start: Annotated[int, typer.Option(help="Number of the first case, for disjoint cohorts of one seed.")] = 0,
     spacing: Annotated[
-        tuple[float, float, float], typer.Option(help="Voxels of the phantom, mm: slice, row, column.")
-    ] = (3.0, 3.0, 3.0),
-    thickest: Annotated[float, typer.Option(help="Slices of a phantom are up to this many times thicker.")] = 1.0,
+        str, typer.Option(help="mm: 2, or 5,2,2 along D, H and W; own is 3, of a phantom and CT.")
+    ] = "own",
+    thickest: Annotated[float, typer.Option(help="Slices of a phantom are up to this many times as thick.")] = 1.0,
     turned: Annotated[bool, typer.Option(help="Axes of the files in any order and direction.")] = False,
     label_map: Annotated[bool, typer.Option(help="Organs as one label map, not a mask for each class.")] = False,
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
 ) -> None:
     """Write a synthetic cohort: CTs, organ masks and reports, and apart from them the true lesions."""
-    from rsuper_train.cohort import CohortOptions, PhantomOptions, write_cohort  # slow imports
+    from rsuper_train.cohort import CohortOptions, PhantomOptions, write_cohort  # slow imports, not needed for --help
+    from rsuper_train.prepare import parse_spacing
 
-    phantom = PhantomOptions(spacing=spacing, thickest=thickest)
+    phantom = PhantomOptions(spacing=parse_spacing(spacing) or PhantomOptions.spacing, thickest=thickest)
     write_cohort(CohortOptions(kind, cases, masks, seed, start, label_map, turned, phantom), out, workers, Console())
-    Console().print(
-        f"{cases} cases in {escape(str(out / 'cases'))}, their reports in {escape(str(out / 'reports.csv'))}"
-    )
+    Console().print(f"{escape(str(out))}: {cases} cases with reports, the first {masks} of them with masks")
+
+
+@app.command()
+def prepare(
+    data: Annotated[Path, typer.Argument(help="Folder of cases: <case>/ct.nii.gz with organ and lesion masks.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the prepared data.")],
+    spacing: Annotated[str, typer.Option(help="mm: 1, or 3,1,1 along D, H and W, or own.")] = "1",
+    clip: Annotated[tuple[int, int], typer.Option(help="HU outside of which CTs are cut off.")] = (-1000, 1000),
+    label_set: Annotated[
+        str, typer.Option(help="Of the organs: totalsegmentator, abdomenatlas, or a file of your own.")
+    ] = "totalsegmentator",
+    workers: Annotated[int, typer.Option(min=1, help="Processes; each takes 1 to 3 GB.")] = min(8, os.cpu_count() or 1),
+) -> None:
+    """Reorient, resample, clip and store a folder of cases; run it again to go on where it stopped.
+
+    A case that cannot be prepared is named, and the others go on.
+    """
+    from rsuper_train.prepare import Options, parse_spacing, prepare  # slow imports, not needed for --help
+    from rsuper_train.reports.masks import load_label_set
+
+    prepare(data, out, Options(load_label_set(label_set), parse_spacing(spacing), clip), workers, Console())
 
 
 def main() -> None:

@@ -13,14 +13,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-nib = pytest.importorskip("nibabel")
+pytest.importorskip("nibabel")
 
+import nibabel as nib
+from scipy import ndimage
 from typer.testing import CliRunner
 
 from rsuper_train.cli import app
 from rsuper_train.cohort import CohortOptions, LesionOptions, PhantomOptions, write_cohort
 from rsuper_train.cohort import write as writing
 from rsuper_train.cohort.phantom import IDS, ORGANS, make_phantom
+from rsuper_train.layout import find_cases
+from rsuper_train.prepare import Options
+from rsuper_train.read import read_case
 from rsuper_train.reports.findings import to_findings
 from rsuper_train.reports.inputs import read_reports
 from rsuper_train.reports.masks import load_label_set
@@ -57,7 +62,6 @@ def test_anatomy_is_where_it_should_be(cohort):
         present = set(np.unique(case.labels)) - {0}
         assert {id for organ in ORGANS for id in organ.parts} <= present <= set(IDS.values())
         centre = {name: np.argwhere(case.labels == IDS[name]).mean(0) for name in IDS if IDS[name] in present}
-        head, anterior, right = np.array(list(centre.values())).T
         at = {name: dict(zip("zyx", place, strict=True)) for name, place in centre.items()}
         assert at["liver_segment_8"]["z"] > at["liver_segment_5"]["z"]
         assert at["liver_segment_7"]["z"] > at["liver_segment_6"]["z"] > at["kidney_right"]["z"]
@@ -113,8 +117,6 @@ def test_all_sizes_and_organs_occur(cohort):
 
 
 def test_lesions_do_not_touch(cohort):
-    from scipy import ndimage
-
     for case, truth, _, mask, _ in lesions(cohort):
         away = ndimage.distance_transform_edt(~mask, sampling=case.spacing)
         assert away[truth.mask & ~mask].min(initial=99.0) > 6.0
@@ -173,7 +175,8 @@ def test_slices_of_random_thickness():
     cases = [make_phantom(options, np.random.default_rng(number), "case")[0] for number in range(4)]
     steps = [case.spacing[0] for case in cases]
     assert len(set(steps)) == 4
-    assert min(steps) >= 2.0 and max(steps) <= 6.0
+    assert min(steps) >= 2.0
+    assert max(steps) <= 6.0
 
 
 @pytest.mark.parametrize(
@@ -291,10 +294,28 @@ def test_turned_files_hold_the_same(on_disk, tmp_path):
     assert len(codes) > 2
 
 
+def test_preparation_reads_what_was_made(tmp_path):
+    """Whatever the order and direction of the axes on disk."""
+    options = CohortOptions(cases=1, masks=1, turned=True, seed=4, phantom=replace(SMALL, spacing=(6.0, 3.0, 3.0)))
+    write_cohort(options, tmp_path)
+    (case, truth), files = options.make(0), find_cases(tmp_path / "cases")
+    read = read_case(files[case.case_id], Options(load_label_set("abdomenatlas"), spacing=None, channels=CHANNELS))
+    assert read.record.spacing == pytest.approx(case.spacing)
+    assert np.array_equal(read.ct, np.rint(case.ct).clip(-1000, 1000))
+    assert np.array_equal(read.labels, case.labels)
+    assert np.array_equal(read.lesions > 0, truth.mask)
+
+
+def test_command_refuses_what_does_not_go_together(tmp_path):
+    result = CliRunner().invoke(app, ["cohort", str(tmp_path / "new"), "--kind", "ct", "--spacing", "2"])
+    assert "do not go with kind ct" in str(result.exception)
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("kind", ["phantom", "ct"])
 def test_command(kind, tmp_path):
     arguments = ["cohort", str(tmp_path), "--kind", kind, "--cases", "1", "--masks", "0", "--start", "7", "--label-map"]
-    result = CliRunner().invoke(app, [*arguments, "--spacing", "6", "6", "6"])
+    result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     folder = tmp_path / "cases" / f"{kind}-0007"
     assert sorted(path.name for path in folder.iterdir()) == ["ct.nii.gz", "labels.nii.gz"]

@@ -39,9 +39,8 @@ class PhantomOptions:
     lesions: LesionOptions = field(default_factory=LesionOptions)
 
     def __post_init__(self) -> None:
-        if min(self.spacing) <= 0 or any(
-            e < 16 * s * self.thickest for e, s in zip(self.extent, self.spacing, strict=True)
-        ):
+        coarsest = np.multiply(self.spacing, (self.thickest, 1.0, 1.0))
+        if min(self.spacing) <= 0 or (16 * coarsest > self.extent).any():
             raise ValueError(f"spacing: expected mm above 0 and 16 voxels or more in {self.extent}, got {self.spacing}")
         if self.thickest < 1:
             raise ValueError(f"thickest: expected a factor from 1, got {self.thickest}")

@@ -21,13 +21,13 @@ from typing import Literal
 
 import nibabel as nib
 import numpy as np
-from joblib import Parallel, delayed
 from rich.console import Console
 from rich.progress import track
 
 from rsuper_train.cohort import phantom, real_ct
 from rsuper_train.cohort.case import Case, Truth
 from rsuper_train.files import read_map, write_atomically
+from rsuper_train.processes import each_case
 from rsuper_train.reports.masks import load_label_set
 from rsuper_train.reports.schema import Report
 from rsuper_train.reports.table import write_table
@@ -65,6 +65,8 @@ class CohortOptions:
     def __post_init__(self) -> None:
         if self.kind not in ROOMS:
             raise ValueError(f"kind: expected {' or '.join(ROOMS)}, got {self.kind!r}")
+        if self.kind == "ct" and self.phantom != phantom.PhantomOptions():
+            raise ValueError("phantom: spacing and other options of phantoms do not go with kind ct")
         for name, value, least in (("cases", self.cases, 1), ("seed", self.seed, 0), ("start", self.start, 0)):
             if value < least:
                 raise ValueError(f"{name}: expected a number from {least}, got {value}")
@@ -95,10 +97,9 @@ def write_cohort(options: CohortOptions, out: Path, workers: int = 1, console: C
         ValueError: the folder holds a cohort of other options.
     """
     _claim(options, out)
-    numbers = range(options.start, options.start + options.cases)
-    missing = [number for number in numbers if not (out / "cases" / options.case_id(number)).is_dir()]
-    run = Parallel(n_jobs=workers, return_as="generator_unordered")
-    written = run(delayed(_write_case)(options, out, number) for number in missing)
+    tasks = {options.case_id(n): (options, out, n) for n in range(options.start, options.start + options.cases)}
+    missing = {case_id: task for case_id, task in tasks.items() if not (out / "cases" / case_id).is_dir()}
+    written = each_case(_write_case, missing, workers)
     for _ in track(written, "cohort", len(missing), console=console, disable=console is None, transient=True):
         pass
     shutil.rmtree(out / ".unfinished", ignore_errors=True)
@@ -118,8 +119,9 @@ def _claim(options: CohortOptions, out: Path) -> None:
     write_atomically(path, lambda part: part.write_text(ours, encoding="utf-8"))
 
 
-def _write_case(options: CohortOptions, out: Path, number: int) -> None:
+def _write_case(task: tuple[CohortOptions, Path, int]) -> None:
     """Write a case and its truth beside their places, then move them there, the case last."""
+    options, out, number = task
     case, truth = options.make(number)
     unfinished, there = out / ".unfinished" / case.case_id, out / "truth" / case.case_id
     for folder in (unfinished, there):
