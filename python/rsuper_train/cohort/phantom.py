@@ -47,21 +47,13 @@ class PhantomOptions:
 
 
 class Shape(NamedTuple):
-    """An ellipsoid. Lengths are fractions of half the field of view, (D, H, W), to head, anterior and patient right.
+    """An ellipsoid. Lengths are fractions of half the field of view, (D, H, W), to head, anterior and patient right."""
 
-    Args:
-        group: those of a group are moved and scaled together.
-        label: class of the label set; "" is background, "=" keeps what is there.
-        hu: attenuation.
-        centre: from the centre of the field of view.
-        half: axes; an infinite one makes a tube.
-    """
-
-    group: str
-    label: str
+    group: str  # those of a group are moved and scaled together
+    label: str  # class of the label set; "" is background, "=" keeps what is there
     hu: float
-    centre: tuple[float, float, float]
-    half: tuple[float, float, float]
+    centre: tuple[float, float, float]  # from that of the field of view
+    half: tuple[float, float, float]  # axes; an infinite one makes a tube
 
 
 COLUMN = (3, 1, 1, 1)

@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
 from rsuper_train.cohort.case import Anatomy, Case, Truth
 from rsuper_train.cohort.lesions import LesionOptions, Organ, add_lesions, smooth_field
+from rsuper_train.layout import CaseFiles
+from rsuper_train.read import Options, read_case
 from rsuper_train.reports.generator import PLACES
+from rsuper_train.reports.masks import load_label_set
 
 CT_FILE = "example_ct_sm.nii.gz"
 LABEL_FILE = "example_seg.nii.gz"
@@ -42,31 +45,12 @@ def data_folder() -> Path:
     )
 
 
-def load_anatomy(folder: Path | None = None) -> Anatomy:
-    """Read the CT slab and its organ labels and bring both to (D, H, W) order, whatever their orientation on disk."""
-    folder = folder or data_folder()
-    ct = nib.as_closest_canonical(nib.load(folder / CT_FILE))
-    labels = nib.as_closest_canonical(nib.load(folder / LABEL_FILE))
-    if ct.shape != labels.shape or not np.allclose(ct.affine, labels.affine, atol=1e-3):
-        raise ValueError(f"{folder}: the CT {ct.shape} and the labels {labels.shape} are not on the same voxel grid")
-    x, y, z = ct.header.get_zooms()[:3]
-    return Anatomy(
-        ct=np.ascontiguousarray(ct.get_fdata(dtype=np.float32).transpose(2, 1, 0)),
-        labels=np.ascontiguousarray(np.asarray(labels.dataobj).astype(np.uint8).transpose(2, 1, 0)),
-        spacing=(float(z), float(y), float(x)),
-    )
-
-
-def make_cohort(
-    count: int, seed: int, anatomy: Anatomy | None = None, prefix: str = "case", lesions: LesionOptions = LESIONS
-) -> tuple[list[Case], list[Truth]]:
-    """Make `count` cases; seed and prefix decide everything. The truth stays apart: training code takes cases only."""
-    anatomy = anatomy or load_anatomy()
-    pairs = [
-        make_case(anatomy, np.random.default_rng([seed, number, *prefix.encode()]), f"{prefix}-{number:03d}", lesions)
-        for number in range(count)
-    ]
-    return [case for case, _ in pairs], [truth for _, truth in pairs]
+@cache
+def load_anatomy(folder: Path) -> Anatomy:
+    """The CT slab and its organ labels."""
+    files = CaseFiles(folder.name, folder, ct=folder / CT_FILE, label_map=folder / LABEL_FILE)
+    read = read_case(files, Options(load_label_set(LABEL_SET), spacing=None, clip=(-1024, 3071)))
+    return Anatomy(read.ct.astype(np.float32), read.labels, read.record.spacing)
 
 
 def make_case(

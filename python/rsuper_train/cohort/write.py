@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -34,7 +33,6 @@ from rsuper_train.reports.table import write_table
 from rsuper_train.reports.vocabulary import load_vocabulary
 
 ROOMS = {"phantom": phantom, "ct": real_ct}
-load_anatomy = cache(real_ct.load_anatomy)
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class CohortOptions:
         rng, case_id = np.random.default_rng([self.seed, number, *self.kind.encode()]), self.case_id(number)
         if self.kind == "phantom":
             return phantom.make_phantom(self.phantom, rng, case_id)
-        return real_ct.make_case(load_anatomy(), rng, case_id)
+        return real_ct.make_case(real_ct.load_anatomy(real_ct.data_folder()), rng, case_id)
 
     def case_id(self, number: int) -> str:
         return f"{self.kind}-{number:04d}"
