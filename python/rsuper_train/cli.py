@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `rsuper demo`, `rsuper prepare`, `rsuper reports`."""
+"""The command line: `rsuper cohort`, `rsuper demo`, `rsuper prepare`, `rsuper reports`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -42,6 +42,31 @@ def demo(
         out=out, seed=seed, threads=threads, train_cases=train_cases, test_cases=test_cases, settings=settings
     )
     run_demo(options, Console())
+
+
+@app.command()
+def cohort(
+    out: Annotated[Path, typer.Argument(help="Folder; a cohort of the same options in it is completed.")],
+    kind: Annotated[Literal["phantom", "ct"], typer.Option(help="Ellipsoids, or copies of one real CT.")] = "phantom",
+    cases: Annotated[int, typer.Option(help="Cases.")] = 70,
+    masks: Annotated[int, typer.Option(help="The first so many cases come with lesion masks.")] = 10,
+    seed: Annotated[int, typer.Option(help="With it and its number, a case is always the same.")] = 0,
+    start: Annotated[int, typer.Option(help="Number of the first case, for disjoint cohorts of one seed.")] = 0,
+    spacing: Annotated[
+        str, typer.Option(help="mm: 2, or 5,2,2 along D, H and W; own is 3, of a phantom and CT.")
+    ] = "own",
+    thickest: Annotated[float, typer.Option(help="Slices of a phantom are up to this many times as thick.")] = 1.0,
+    turned: Annotated[bool, typer.Option(help="Axes of the files in any order and direction.")] = False,
+    label_map: Annotated[bool, typer.Option(help="Organs as one label map, not a mask for each class.")] = False,
+    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+) -> None:
+    """Write a synthetic cohort: CTs, organ masks and reports, and apart from them the true lesions."""
+    from rsuper_train.cohort import CohortOptions, PhantomOptions, write_cohort  # slow imports, not needed for --help
+    from rsuper_train.prepare import parse_spacing
+
+    phantom = PhantomOptions(spacing=parse_spacing(spacing) or PhantomOptions.spacing, thickest=thickest)
+    write_cohort(CohortOptions(kind, cases, masks, seed, start, label_map, turned, phantom), out, workers, Console())
+    Console().print(f"{escape(str(out))}: {cases} cases with reports, the first {masks} of them with masks")
 
 
 @app.command()

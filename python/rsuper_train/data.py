@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from rsuper_kernels import Findings
-from rsuper_train.anatomy import ORGAN_LABELS
-from rsuper_train.phantom import Case
+from rsuper_train.cohort.case import Case
+from rsuper_train.cohort.real_ct import ORGAN_LABELS
 from rsuper_train.reports.findings import to_findings
 from rsuper_train.reports.masks import LabelSet
 from rsuper_train.reports.rules import RulesExtractor

@@ -21,14 +21,14 @@ from rich.table import Table
 from torch import nn
 
 import rsuper_kernels
-from rsuper_train.anatomy import load_anatomy
 from rsuper_train.calibrate import OperatingPoint, choose_operating_point
+from rsuper_train.cohort import CohortOptions
+from rsuper_train.cohort.case import Case, Truth
 from rsuper_train.data import Sample, prepare, to_case_grid
 from rsuper_train.demo_engine import Settings, StepTime, ball_mask, build_network, predict, train
 from rsuper_train.evaluate import CaseScore, Summary, score_case, summarise
 from rsuper_train.figures import Panel, draw_cases, draw_losses
 from rsuper_train.files import write_atomically
-from rsuper_train.phantom import Case, Truth, make_cohort
 from rsuper_train.reports.table import write_table
 
 
@@ -116,10 +116,11 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, object]:
 
 def _cohorts(options: DemoOptions) -> tuple[list[Case], list[Case], tuple[list[Case], list[Truth]]]:
     """Training and validation cases without their truth, which is dropped here; test cases with it."""
-    anatomy = load_anatomy()
-    training, _ = make_cohort(options.train_cases, options.seed, anatomy, "train")
-    validation, _ = make_cohort(options.validation_cases, options.seed, anatomy, "validation")
-    return training, validation, make_cohort(options.test_cases, options.seed, anatomy, "test")
+    cohort = CohortOptions(kind="ct", seed=options.seed)
+    training = [cohort.make(number)[0] for number in range(options.train_cases)]
+    validation = [cohort.make(10_000 + number)[0] for number in range(options.validation_cases)]
+    test = [cohort.make(20_000 + number) for number in range(options.test_cases)]
+    return training, validation, ([case for case, _ in test], [truth for _, truth in test])
 
 
 def _example(cases: Sequence[Case], samples: Sequence[Sample]) -> str:

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from scipy import ndimage
 
-from rsuper_train.anatomy import ORGAN_LABELS
+from rsuper_train.cohort.real_ct import ORGAN_LABELS
 from rsuper_train.files import write_atomically
 
 WINDOW = (30.0, 250.0)

@@ -19,16 +19,16 @@ import torch
 from typer.testing import CliRunner
 
 from rsuper_train.cli import app, main
+from rsuper_train.cohort import CohortOptions
 from rsuper_train.data import Sample, augment, collate, prepare, to_case_grid
 from rsuper_train.demo_engine import Settings, build_network, predict, train
-from rsuper_train.phantom import make_cohort
 
 RUNNER = CliRunner()
 
 
 @pytest.fixture(scope="module")
 def samples() -> list[Sample]:
-    return [prepare(case) for case in make_cohort(2, seed=1)[0]]
+    return [prepare(CohortOptions(kind="ct", seed=1).make(number)[0]) for number in range(2)]
 
 
 def run(*arguments: object):
@@ -113,7 +113,7 @@ def test_augmentation_moves_everything_together(samples):
 
 
 def test_back_to_the_case_grid():
-    (case,), _ = make_cohort(1, seed=2)
+    case, _ = CohortOptions(kind="ct", seed=2).make(0)
     sample = prepare(case)
     whole = to_case_grid(sample.ct[0].numpy(), sample, case.ct.shape)
     assert whole.shape == case.ct.shape

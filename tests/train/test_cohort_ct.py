@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The synthetic cohort: lesions as reported, inside their organ, and no mask in what training sees."""
+"""The synthetic cohort on a real CT: lesions as reported, inside their organ, and no mask in what training sees."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import pytest
 
 pytest.importorskip("nibabel")
 
-from rsuper_train.anatomy import ORGAN_LABELS, data_folder, load_anatomy
+from rsuper_train.cohort import CohortOptions
+from rsuper_train.cohort.case import Case
+from rsuper_train.cohort.lesions import LesionOptions
+from rsuper_train.cohort.real_ct import FIELD_OF_VIEW, LESIONS, ORGAN_LABELS, data_folder, load_anatomy, make_case
 from rsuper_train.data import findings_of
-from rsuper_train.phantom import CONTRAST_HU, FIELD_OF_VIEW, Case, make_cohort
 from rsuper_train.reports.rules import RulesExtractor
 
 READER = RulesExtractor()
@@ -21,7 +23,8 @@ READER = RulesExtractor()
 
 @pytest.fixture(scope="module")
 def cohort():
-    return make_cohort(12, seed=3)
+    pairs = [CohortOptions(kind="ct", seed=3).make(number) for number in range(12)]
+    return [case for case, _ in pairs], [truth for _, truth in pairs]
 
 
 def lesions(cohort):
@@ -32,7 +35,7 @@ def lesions(cohort):
 
 def test_anatomy_is_oriented():
     """Slices towards the head, rows towards anterior, columns towards patient right."""
-    anatomy = load_anatomy()
+    anatomy = load_anatomy(data_folder())
     centre = {name: np.argwhere(anatomy.labels == label).mean(0) for name, label in ORGAN_LABELS.items()}
     assert anatomy.ct.shape == anatomy.labels.shape == (30, 101, 122)
     assert anatomy.spacing == (3.0, 3.0, 3.0)
@@ -45,7 +48,7 @@ def test_anatomy_is_oriented():
 def test_missing_data_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setenv("RSUPER_DATA", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="set RSUPER_DATA"):
-        load_anatomy()
+        load_anatomy(data_folder())
 
 
 def test_volumes_match_diameters(cohort):
@@ -63,13 +66,13 @@ def test_lesions_lie_in_their_organ_and_are_dark(cohort):
         organ = case.labels == ORGAN_LABELS[str(tumour)]
         assert organ[mask].all()
         healthy = np.median(case.ct[organ & ~truth.mask])
-        assert np.median(case.ct[mask]) - healthy == pytest.approx(CONTRAST_HU, abs=15)
+        assert np.median(case.ct[mask]) - healthy == pytest.approx(-LESIONS.contrast[0], abs=20)
         assert tumour.attenuation == "hypo"
         assert max(tumour.diameters) >= 18.0
 
 
 def test_cases_look_like_ct(cohort):
-    anatomy = load_anatomy()
+    anatomy = load_anatomy(data_folder())
     for case in cohort[0]:
         liver = case.labels == ORGAN_LABELS["liver"]
         assert case.ct.shape == case.labels.shape == FIELD_OF_VIEW
@@ -81,7 +84,7 @@ def test_cases_look_like_ct(cohort):
 
 def test_training_part_carries_no_mask(cohort):
     assert {field.name for field in dataclasses.fields(Case)} == {"case_id", "ct", "labels", "spacing", "report"}
-    known = set(np.unique(load_anatomy().labels))
+    known = set(np.unique(load_anatomy(data_folder()).labels))
     for case, truth in zip(*cohort, strict=True):
         assert set(np.unique(case.labels)) <= known
         for value in vars(case).values():
@@ -103,16 +106,16 @@ def test_report_says_what_was_implanted(cohort):
             assert {reported.attenuation for reported in here} == {"hypo"}
 
 
-def test_seed_and_prefix_decide(cohort):
-    again = make_cohort(2, seed=3)
-    other = make_cohort(2, seed=3, prefix="test")
-    assert np.array_equal(again[0][1].ct, cohort[0][1].ct)
-    assert again[0][1].report == cohort[0][1].report
-    assert not np.array_equal(other[0][1].ct, cohort[0][1].ct)
+def test_seed_and_number_decide(cohort):
+    again, truth = CohortOptions(kind="ct", seed=3, start=1).make(1)
+    assert np.array_equal(again.ct, cohort[0][1].ct)
+    assert np.array_equal(truth.instances, cohort[1][1].instances)
+    assert again.report == cohort[0][1].report
 
 
 def test_no_lesions_when_none_are_asked_for():
-    (case,), (truth,) = make_cohort(1, seed=0, lesions=(0, 0))
+    anatomy = load_anatomy(data_folder())
+    case, truth = make_case(anatomy, np.random.default_rng(0), "case", LesionOptions(count=(0, 0)))
     assert truth.tumours == ()
     assert not truth.mask.any()
     assert all(group.negative for group in findings_of(READER.extract(case.case_id, case.report)).groups)

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An anatomy, and the synthetic case that it becomes: what training may see, and apart from it what is true."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rsuper_train.reports.schema import Report, Tumour
+
+Spacing = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A CT and its organ labels, both (D, H, W): slices run to the head, rows to anterior, columns to patient right."""
+
+    ct: np.ndarray  # float32, HU
+    labels: np.ndarray  # uint8
+    spacing: Spacing  # mm, (D, H, W)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a training set holds: no lesion mask. Arrays are (D, H, W), spacing in mm in the same order."""
+
+    case_id: str
+    ct: np.ndarray  # float32, HU
+    labels: np.ndarray  # uint8, organ labels
+    spacing: Spacing
+    report: str
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What evaluation alone may see: the lesions, and the contents of the report in its own order."""
+
+    case_id: str
+    instances: np.ndarray  # uint8 (D, H, W), 0 = none, i = i-th tumour
+    tumours: tuple[Tumour, ...]
+    report: Report
+
+    @property
+    def mask(self) -> np.ndarray:
+        """All lesions together, bool (D, H, W)."""
+        return self.instances > 0
