@@ -118,10 +118,11 @@ class Cases:
                     f"data.channels: {name!r} is neither a lesion channel nor a class of the labels; {hint}"
                 )
         lesions = tuple(name for name in self.data.channels if name in known)
-        if not lesions or (ALL_LESIONS in lesions and len(lesions) > 1):
+        repeated = len(set(self.data.channels)) < len(self.data.channels)
+        if not lesions or (ALL_LESIONS in lesions and len(lesions) > 1) or repeated:
             raise ValueError(
-                f"data.channels: expected {ALL_LESIONS!r}, or lesion channels of organs such as 'liver_lesion', and "
-                f"not both; got {', '.join(self.data.channels)}"
+                f"data.channels: expected {ALL_LESIONS!r}, or lesion channels of organs such as 'liver_lesion', not "
+                f"both, each once; got {', '.join(self.data.channels)}"
             )
         return lesions
 
@@ -165,7 +166,10 @@ class Cases:
 
     def _note_gaps(self, masked: set[str]) -> None:
         cases, patch = self.manifest.cases, self.data.patch
-        self._note("cases with neither a mask nor a report: not used", cases.keys() - masked - self.reports.keys())
+        self._note(
+            "cases with neither a mask for data.channels nor a report: not used",
+            cases.keys() - masked - self.reports.keys(),
+        )
         boxes = {id: self.tumour_boxes(id) for id in self.report_cases}
         large = [id for id in boxes if boxes[id] and not any(fits(box, patch, cases[id].shape) for box in boxes[id])]
         size = " x ".join(map(str, patch))

@@ -111,6 +111,7 @@ def test_a_report_of_a_case_without_its_organs_is_noted(tmp_path: Path) -> None:
         (("xyz",), "those of lesions are adrenal_lesion"),
         (("spleen",), "expected 'lesion', or lesion channels"),
         (("lesion", "liver_lesion"), "not both"),
+        (("liver_lesion", "liver_lesion"), "each once"),
     ],
 )
 def test_channels_that_do_not_fit_are_named(prepared: Path, channels: tuple[str, ...], message: str) -> None:
