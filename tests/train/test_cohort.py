@@ -192,6 +192,14 @@ def test_wrong_phantom_options(change, message):
         replace(PhantomOptions(), **change)
 
 
+@pytest.mark.parametrize(
+    "change", [{"count": (2, 1)}, {"diameters": (0.0, 9.0)}, {"contrast": (9.0, 1.0)}, {"attenuation": (1.0, 1.0, 0.0)}]
+)
+def test_wrong_lesion_options(change):
+    with pytest.raises(ValueError, match=next(iter(change))):
+        LesionOptions(**change)
+
+
 @pytest.mark.parametrize("change", [{"cases": 0}, {"masks": 71}, {"seed": -1}, {"start": -1}, {"kind": "mri"}])
 def test_wrong_cohort_options(change):
     with pytest.raises(ValueError, match=next(iter(change))):
