@@ -45,7 +45,7 @@ class LesionOptions:
 
     def __post_init__(self) -> None:
         for name, (low, high) in (("count", self.count), ("diameters", self.diameters), ("contrast", self.contrast)):
-            if not 0 <= low <= high or name == "diameters" and low < 1:
+            if not 0 <= low <= high or (name == "diameters" and low < 1):
                 raise ValueError(f"{name}: expected the least and the greatest, got {low} and {high}")
         if min(self.attenuation) < 0 or abs(sum(self.attenuation) - 1) > 1e-6:
             raise ValueError(f"attenuation: expected three chances that add up to 1, got {self.attenuation}")
