@@ -41,7 +41,7 @@ SMALL = PhantomOptions(
 
 @pytest.fixture(scope="module")
 def cohort():
-    options = PhantomOptions(lesions=LesionOptions(count=(1, 3)))
+    options = PhantomOptions(lungs=True, lesions=LesionOptions(count=(1, 3)))
     return [make_phantom(options, np.random.default_rng([5, number]), f"case-{number}") for number in range(30)]
 
 
@@ -157,6 +157,14 @@ def test_a_case_depends_on_seed_and_number_alone():
     assert (first[0].report, first[1].report) == (again[0].report, again[1].report)
     for different in (other, next_one):
         assert not np.array_equal(first[0].ct, different[0].ct)
+
+
+def test_lungs_are_labelled_where_asked_for(cohort):
+    labelled, _ = cohort[0]
+    case, _ = make_phantom(PhantomOptions(lesions=LesionOptions(count=(1, 3))), np.random.default_rng([5, 0]), "case")
+    lungs = np.isin(labelled.labels, [IDS["lung_left"], IDS["lung_right"]])
+    assert np.array_equal(case.labels, np.where(lungs, 0, labelled.labels))
+    assert np.array_equal(case.ct, labelled.ct)
 
 
 @pytest.mark.parametrize("spacing", [(6.0, 2.0, 2.0), (2.5, 3.0, 4.0)])
