@@ -41,7 +41,7 @@ SMALL = PhantomOptions(
 
 @pytest.fixture(scope="module")
 def cohort():
-    options = PhantomOptions(lesions=LesionOptions(count=(1, 3)))
+    options = PhantomOptions(lungs=True, lesions=LesionOptions(count=(1, 3)))
     return [make_phantom(options, np.random.default_rng([5, number]), f"case-{number}") for number in range(30)]
 
 
@@ -159,6 +159,14 @@ def test_a_case_depends_on_seed_and_number_alone():
         assert not np.array_equal(first[0].ct, different[0].ct)
 
 
+def test_lungs_are_labelled_where_asked_for(cohort):
+    labelled, _ = cohort[0]
+    case, _ = make_phantom(PhantomOptions(lesions=LesionOptions(count=(1, 3))), np.random.default_rng([5, 0]), "case")
+    lungs = np.isin(labelled.labels, [IDS["lung_left"], IDS["lung_right"]])
+    assert np.array_equal(case.labels, np.where(lungs, 0, labelled.labels))
+    assert np.array_equal(case.ct, labelled.ct)
+
+
 @pytest.mark.parametrize("spacing", [(6.0, 2.0, 2.0), (2.5, 3.0, 4.0)])
 def test_spacing(spacing):
     options = replace(SMALL, spacing=spacing, lesions=LesionOptions((2, 2), diameters=(15.0, 25.0)))
@@ -190,6 +198,14 @@ def test_slices_of_random_thickness():
 def test_wrong_phantom_options(change, message):
     with pytest.raises(ValueError, match=message):
         replace(PhantomOptions(), **change)
+
+
+@pytest.mark.parametrize(
+    "change", [{"count": (2, 1)}, {"diameters": (0.0, 9.0)}, {"contrast": (9.0, 1.0)}, {"attenuation": (1.0, 1.0, 0.0)}]
+)
+def test_wrong_lesion_options(change):
+    with pytest.raises(ValueError, match=next(iter(change))):
+        LesionOptions(**change)
 
 
 @pytest.mark.parametrize("change", [{"cases": 0}, {"masks": 71}, {"seed": -1}, {"start": -1}, {"kind": "mri"}])

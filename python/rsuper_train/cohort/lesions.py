@@ -43,6 +43,13 @@ class LesionOptions:
     contrast: tuple[float, float] = (30.0, 70.0)
     named: float = 0.85
 
+    def __post_init__(self) -> None:
+        for name, (low, high) in (("count", self.count), ("diameters", self.diameters), ("contrast", self.contrast)):
+            if not 0 <= low <= high or (name == "diameters" and low < 1):
+                raise ValueError(f"{name}: expected the least and the greatest, got {low} and {high}")
+        if min(self.attenuation) < 0 or abs(sum(self.attenuation) - 1) > 1e-6:
+            raise ValueError(f"attenuation: expected three chances that add up to 1, got {self.attenuation}")
+
 
 class Organ(NamedTuple):
     """Where lesions occur: the organ or side that reports name, its share of lesions, and label id -> part of it."""
@@ -91,7 +98,7 @@ def _add_lesion(
     if sign == 0:
         anatomy.ct[box] += RIM_HU * whole * np.exp(-((beyond / RIM_MM - 1.0) ** 2))
     instances[box][lesion] = number
-    reached = tuple(sorted(filter(None, (organ.parts[id] for id in np.unique(labels[lesion])))))
+    reached = tuple(part for id, part in organ.parts.items() if part and (labels[lesion] == id).any())
     return Tumour(
         **organ.place.model_dump(exclude={"subsegments"}),
         subsegments=reached if len(reached) <= MOST_PARTS and rng.random() < options.named else (),

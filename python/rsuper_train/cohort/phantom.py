@@ -27,6 +27,7 @@ class PhantomOptions:
         deformation: standard deviation of the displacement of tissue, mm.
         noise: standard deviation of the noise, HU.
         texture: standard deviation of the organs' own unevenness, HU; bright and dark patches are a few times that.
+        lungs: whether they are labelled; they are there in any case.
         lesions: what lesions are like.
     """
 
@@ -36,6 +37,7 @@ class PhantomOptions:
     deformation: float = 4.0
     noise: float = 10.0
     texture: float = 6.0
+    lungs: bool = False
     lesions: LesionOptions = field(default_factory=LesionOptions)
 
     def __post_init__(self) -> None:
@@ -135,6 +137,8 @@ class _Body:
         self.ct[cavity & vessels] = 150.0
         for shape in SHAPES:
             self._paint(shape, cavity)
+        if not self._options.lungs:
+            self.labels[np.isin(self.labels, [IDS["lung_left"], IDS["lung_right"]])] = 0
         liver = self.labels == IDS["liver"]
         self._name_segments(liver)
         self.ct[liver & vessels] += 40.0
