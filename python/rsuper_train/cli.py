@@ -94,6 +94,7 @@ def prepare(
     prepare(data, out, options, workers, Console())
 
 
+@app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="Configuration (YAML); `rsuper config` writes one with all defaults.")],
     overrides: Annotated[
