@@ -40,10 +40,10 @@ def grid_of(shape: Voxels, affine: np.ndarray) -> Grid:
     turned = affine @ inv_ornt_aff(orientation, shape)
     w, h, _ = np.linalg.norm(turned[:3, :3], axis=0)
     d = abs(np.linalg.det(turned[:3, :3])) / (w * h)
-    voxels = np.empty(3, int)
-    voxels[orientation[:, 0].astype(int)] = shape
-    spacing = tuple(round(float(step), 6) for step in (d, h, w))  # without the noise of 32 bits
-    return Grid(tuple(map(int, voxels[::-1])), spacing, turned[:, [2, 1, 0, 3]])
+    # without the noise of 32 bits
+    spacing = (round(float(d), 6), round(float(h), 6), round(float(w), 6))
+    x, y, z = (int(shape[axis]) for axis in np.argsort(orientation[:, 0]))
+    return Grid((z, y, x), spacing, turned[:, [2, 1, 0, 3]])
 
 
 def shape_at(shape: Voxels, spacing: Spacing, target: Spacing) -> Voxels:
