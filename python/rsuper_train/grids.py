@@ -52,7 +52,9 @@ def shape_at(shape: Voxels, spacing: Spacing, target: Spacing) -> Voxels:
     return d, h, w
 
 
-def resample(volume: np.ndarray, spacing: Spacing, target: Spacing, shape: Voxels, order: int) -> np.ndarray:
+def resample(
+    volume: np.ndarray, spacing: Spacing, target: Spacing, shape: Voxels, order: int, average: bool = True
+) -> np.ndarray:
     """A volume (D, H, W) on a grid of `shape` with the same centre.
 
     Args:
@@ -61,10 +63,11 @@ def resample(volume: np.ndarray, spacing: Spacing, target: Spacing, shape: Voxel
         spacing: mm of its voxels.
         target: mm of the new ones.
         shape: see `shape_at`.
-        order: 0 takes the nearest voxel; 1 interpolates linearly, and averages where the new voxels are larger.
+        order: 0 takes the nearest voxel; 1 interpolates linearly.
+        average: where the new voxels are larger, linear values are means over them, not those at their centres.
     """
     steps = [new / old for old, new in zip(spacing, target, strict=True)]
-    axes = [_weights(n, m, step, order) for n, m, step in zip(volume.shape, shape, steps, strict=True)]
+    axes = [_weights(n, m, step, order, average) for n, m, step in zip(volume.shape, shape, steps, strict=True)]
     if all(weights is None for weights in axes):
         return volume
     if order == 0:
@@ -103,10 +106,11 @@ def to_source_grid(volume: np.ndarray, record: CaseRecord, order: int) -> np.nda
         raise ValueError(f"{record.id}: expected a volume of {record.shape}, got {volume.shape}")
     affine = np.array(record.source.affine)
     grid = grid_of(record.source.shape, affine)
-    return from_axes(resample(volume, record.spacing, grid.spacing, grid.shape, order), affine)
+    # without averages: with them, probabilities of small lesions sink below a threshold where slices are thick
+    return from_axes(resample(volume, record.spacing, grid.spacing, grid.shape, order, average=False), affine)
 
 
-def _weights(n: int, m: int, step: float, order: int) -> csr_array | None:
+def _weights(n: int, m: int, step: float, order: int, average: bool) -> csr_array | None:
     """Weights (m, n) of n voxels in m others that are `step` times as far apart; None where the grids are the same."""
     if n == m and abs(step - 1) * n < SAME:
         return None
@@ -114,7 +118,7 @@ def _weights(n: int, m: int, step: float, order: int) -> csr_array | None:
     if order == 0:
         near = np.clip(np.floor(centres + 0.5).astype(int), 0, n - 1)
         return csr_array((np.ones(m, np.float32), near, np.arange(m + 1)), (m, n))
-    reach = max(step, 1.0)
+    reach = max(step, 1.0) if average else 1.0
     index = np.ceil(centres - reach)[:, None] + np.arange(int(2 * reach) + 1)
     weights = np.maximum(1 - np.abs(index - centres[:, None]) / reach, 0).astype(np.float32)
     weights /= weights.sum(1, keepdims=True)
