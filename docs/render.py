@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import rsuper_kernels  # noqa: F401  (registers the ops)
-from benchmarks import figures, reports
+from benchmarks import figures, reports, store
 from rsuper_kernels import dispatch
 from rsuper_train.reports.table import COLUMNS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 REPORTS = ROOT / "docs" / "reports.md"
+TRAINING = ROOT / "docs" / "training.md"
 METRICS = ROOT / "docs" / "demo.json"
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -77,6 +78,7 @@ def pages() -> dict[Path, dict[str, str]]:
     return {
         README: {"support": support_table(), "demo": demo_table(), "speed": figures.readme(figures.read())},
         REPORTS: {"columns": columns_table(), "rules": reports.table(reports.read())},
+        TRAINING: {"store": store.table(store.read())},
     }
 
 

@@ -87,7 +87,8 @@ def prepare(
 
     A case that cannot be prepared is named, and the others go on.
     """
-    from rsuper_train.prepare import Options, prepare  # slow imports, not needed for --help
+    from rsuper_train.prepare import prepare  # slow imports, not needed for --help
+    from rsuper_train.read import Options
     from rsuper_train.reports.masks import load_label_set
 
     options = Options(load_label_set(label_set), None if own_spacing else spacing, clip)

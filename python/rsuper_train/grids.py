@@ -40,10 +40,10 @@ def grid_of(shape: Voxels, affine: np.ndarray) -> Grid:
     turned = affine @ inv_ornt_aff(orientation, shape)
     w, h, _ = np.linalg.norm(turned[:3, :3], axis=0)
     d = abs(np.linalg.det(turned[:3, :3])) / (w * h)
-    voxels = np.empty(3, int)
-    voxels[orientation[:, 0].astype(int)] = shape
-    spacing = tuple(round(float(step), 6) for step in (d, h, w))  # without the noise of 32 bits
-    return Grid(tuple(map(int, voxels[::-1])), spacing, turned[:, [2, 1, 0, 3]])
+    # without the noise of 32 bits
+    spacing = (round(float(d), 6), round(float(h), 6), round(float(w), 6))
+    x, y, z = (int(shape[axis]) for axis in np.argsort(orientation[:, 0]))
+    return Grid((z, y, x), spacing, turned[:, [2, 1, 0, 3]])
 
 
 def shape_at(shape: Voxels, spacing: Spacing, target: Spacing) -> Voxels:
@@ -52,7 +52,9 @@ def shape_at(shape: Voxels, spacing: Spacing, target: Spacing) -> Voxels:
     return d, h, w
 
 
-def resample(volume: np.ndarray, spacing: Spacing, target: Spacing, shape: Voxels, order: int) -> np.ndarray:
+def resample(
+    volume: np.ndarray, spacing: Spacing, target: Spacing, shape: Voxels, order: int, average: bool = True
+) -> np.ndarray:
     """A volume (D, H, W) on a grid of `shape` with the same centre.
 
     Args:
@@ -61,10 +63,11 @@ def resample(volume: np.ndarray, spacing: Spacing, target: Spacing, shape: Voxel
         spacing: mm of its voxels.
         target: mm of the new ones.
         shape: see `shape_at`.
-        order: 0 takes the nearest voxel; 1 interpolates linearly, and averages where the new voxels are larger.
+        order: 0 takes the nearest voxel; 1 interpolates linearly.
+        average: where the new voxels are larger, linear values are means over them, not those at their centres.
     """
     steps = [new / old for old, new in zip(spacing, target, strict=True)]
-    axes = [_weights(n, m, step, order) for n, m, step in zip(volume.shape, shape, steps, strict=True)]
+    axes = [_weights(n, m, step, order, average) for n, m, step in zip(volume.shape, shape, steps, strict=True)]
     if all(weights is None for weights in axes):
         return volume
     if order == 0:
@@ -103,10 +106,11 @@ def to_source_grid(volume: np.ndarray, record: CaseRecord, order: int) -> np.nda
         raise ValueError(f"{record.id}: expected a volume of {record.shape}, got {volume.shape}")
     affine = np.array(record.source.affine)
     grid = grid_of(record.source.shape, affine)
-    return from_axes(resample(volume, record.spacing, grid.spacing, grid.shape, order), affine)
+    # without averages: with them, probabilities of small lesions sink below a threshold where slices are thick
+    return from_axes(resample(volume, record.spacing, grid.spacing, grid.shape, order, average=False), affine)
 
 
-def _weights(n: int, m: int, step: float, order: int) -> csr_array | None:
+def _weights(n: int, m: int, step: float, order: int, average: bool) -> csr_array | None:
     """Weights (m, n) of n voxels in m others that are `step` times as far apart; None where the grids are the same."""
     if n == m and abs(step - 1) * n < SAME:
         return None
@@ -114,7 +118,7 @@ def _weights(n: int, m: int, step: float, order: int) -> csr_array | None:
     if order == 0:
         near = np.clip(np.floor(centres + 0.5).astype(int), 0, n - 1)
         return csr_array((np.ones(m, np.float32), near, np.arange(m + 1)), (m, n))
-    reach = max(step, 1.0)
+    reach = max(step, 1.0) if average else 1.0
     index = np.ceil(centres - reach)[:, None] + np.arange(int(2 * reach) + 1)
     weights = np.maximum(1 - np.abs(index - centres[:, None]) / reach, 0).astype(np.float32)
     weights /= weights.sum(1, keepdims=True)

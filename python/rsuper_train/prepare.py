@@ -69,9 +69,7 @@ def prepare(data: Path, out: Path, options: Options, workers: int, console: Cons
     if out.resolve().is_relative_to(data.resolve()):
         raise ValueError(f"{out}: expected a folder outside of {data}, whose folders are taken for cases")
     cases, folder = find_cases(data), out / CASES
-    options = replace(
-        options, channels=tuple(sorted({channel for files in cases.values() for channel in files.lesions}))
-    )
+    options = replace(options, channels=tuple(sorted(set().union(*(files.lesions for files in cases.values())))))
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(".*.part"):
         shutil.rmtree(left, ignore_errors=True)
@@ -127,6 +125,8 @@ def _prepare_case(task: _Task) -> Finished | str:
         volume = read_case(task.files, task.options)
     except CaseError as error:
         return str(error)
+    except MemoryError:
+        return "not enough memory; try fewer --workers"
     return _write_case(volume, task)
 
 

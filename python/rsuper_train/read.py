@@ -162,9 +162,9 @@ class _Image:
         voxels = np.asarray(self.file.dataobj.get_unscaled())
         if voxels.dtype.kind not in "biuf":
             raise ValueError(f"expected one number a voxel, got {voxels.dtype}")
-        slope, intercept = np.float32(self.file.dataobj.slope), np.float32(self.file.dataobj.inter)
+        slope, intercept = float(self.file.dataobj.slope), float(self.file.dataobj.inter)
         for plane in to_axes(voxels.reshape(self.shape), self.affine):
-            yield plane if (slope, intercept) == (1, 0) else plane * slope + intercept
+            yield plane if (slope, intercept) == (1.0, 0.0) else plane.astype(np.float32) * slope + intercept
 
 
 def _affine(header: Any, path: Path, notes: list[str]) -> np.ndarray:
@@ -197,7 +197,7 @@ def _read_ct(image: _Image, clip: tuple[int, int], notes: list[str]) -> np.ndarr
     for stored, plane in zip(image.planes(), ct, strict=True):
         values = stored.astype(np.float32)
         missing = np.isnan(values)
-        unknown += np.count_nonzero(missing)
+        unknown += int(np.count_nonzero(missing))
         lowest = min(lowest, values.min())
         values[missing] = clip[0]
         plane[:] = np.rint(values.clip(*clip))

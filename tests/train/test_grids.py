@@ -80,7 +80,7 @@ def test_round_trip_of_a_ball(code, spacing):
     for order, values in back.items():
         assert values.shape == shape
         overlap = 2 * (values & ball).sum() / (values.sum() + ball.sum())
-        assert overlap > (0.88, 0.92)[order]
+        assert overlap > (0.88, 0.95)[order]
         centre = [np.mean(mm[mask], axis=0) for mask in (values, ball)]
         assert np.abs(centre[0] - centre[1]).max() < 0.3
 
@@ -116,3 +116,12 @@ def test_the_same_grid_is_not_touched():
 def test_another_shape_is_refused():
     with pytest.raises(ValueError, match="a: expected a volume of"):
         to_source_grid(np.zeros((1, 2, 3)), record_of(affine_of("RAS")), 0)
+
+
+def test_finer_voxels_lose_nothing():
+    """What is interpolated to a third of the spacing comes back as it was."""
+    affine = np.diag([-3.0, 3.0, 3.0, 1.0])
+    record = record_of(affine, spacing=(1.0, 1.0, 1.0))
+    volume = np.random.default_rng(0).integers(-1000, 1000, SHAPE).astype(np.int16)
+    finer = resample(to_axes(volume, affine), (3, 3, 3), (1, 1, 1), record.shape, 1)
+    assert np.array_equal(to_source_grid(finer, record, 1), volume)

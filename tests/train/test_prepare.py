@@ -385,14 +385,18 @@ import os, random, signal, sys, time
 from pathlib import Path
 import rsuper_train.prepare
 from rsuper_train.cli import app
-command = ["prepare", *sys.argv[1:], "--workers", "1"]
+def finished():
+    return sorted(Path(sys.argv[2], "cases").glob("[0-9]*/*"))
 for _ in range({KILLS}):
+    wanted, end = len(finished()) + random.randint(0, 16), time.monotonic() + 20
     if not (child := os.fork()):
-        app(command)
-    time.sleep(random.uniform(0, 0.15))
+        app(["prepare", *sys.argv[1:], "--workers", "1"])
+    while len(finished()) < wanted and time.monotonic() < end:
+        time.sleep(0.001)
+    time.sleep(random.uniform(0, 0.02))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    for path in Path(sys.argv[2], "cases").glob("[0-9]*/*"):
+    for path in finished():
         print(path, path.stat().st_ino, path.stat().st_mtime_ns)
 """
 
