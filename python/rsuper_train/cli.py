@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `rsuper demo`, `rsuper reports`."""
+"""The command line: `rsuper demo`, `rsuper predict`, `rsuper reports`."""
 
 from __future__ import annotations
 
@@ -42,6 +42,38 @@ def demo(
         out=out, seed=seed, threads=threads, train_cases=train_cases, test_cases=test_cases, settings=settings
     )
     run_demo(options, Console())
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="Run folder, or a checkpoint.")],
+    data: Annotated[Path, typer.Argument(help="Folder of cases, <case>/ct.nii.gz, as for `rsuper prepare`.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the predictions.")],
+    also: Annotated[list[Path] | None, typer.Option(help="Another run, averaged with the first; repeatable.")] = None,
+    channels: Annotated[str | None, typer.Option(help="Outputs to write, by commas; otherwise all lesions.")] = None,
+    cases: Annotated[str | None, typer.Option(help="Ids by commas, or a text file with one a line.")] = None,
+    overlap: Annotated[float | None, typer.Option(help="Share by which windows overlap.")] = None,
+    mirror: Annotated[str | None, typer.Option(help="Axes mirrored at test time, such as DHW; or none.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Probability from which a voxel is tumour.")] = None,
+    smallest: Annotated[float | None, typer.Option(help="mm3 below which a component is dropped.")] = None,
+    gate: Annotated[str | None, typer.Option(help="mm around the organ in which lesions are kept; or none.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto: a GPU if there is one.")] = "auto",
+    workers: Annotated[int, typer.Option(help="Cases at a time; one is in the network, others on disk.")] = 1,
+    overwrite: Annotated[bool, typer.Option(help="Predict finished cases again.")] = False,
+) -> None:
+    """Predict tumours in CTs; options not given are those of the run. Exit code 1 if a case failed."""
+    from rsuper_train.predict import Predictor, predict_folder, read_ids
+
+    asked = {"overlap": overlap, "mirror": mirror, "threshold": threshold, "smallest": smallest, "gate": gate}
+    overrides: dict[str, object] = {name: value for name, value in asked.items() if value is not None}
+    if mirror:
+        overrides["mirror"] = () if mirror == "none" else tuple(mirror)
+    if gate == "none":
+        overrides["gate"] = None
+    predictor = Predictor([run, *(also or ())], device, channels.split(",") if channels else None, overrides)
+    ids = read_ids(cases) if cases else None
+    if predict_folder(predictor, data, out, Console(), cases=ids, workers=workers, overwrite=overwrite):
+        raise typer.Exit(1)
 
 
 def main() -> None:
