@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `rsuper demo`, `rsuper predict`, `rsuper reports`."""
+"""The command line: `rsuper demo`, `rsuper predict`, `rsuper prepare`, `rsuper reports`."""
 
 from __future__ import annotations
 
@@ -74,6 +74,27 @@ def predict(
     ids = read_ids(cases) if cases else None
     if predict_folder(predictor, data, out, Console(), cases=ids, workers=workers, overwrite=overwrite):
         raise typer.Exit(1)
+
+
+@app.command()
+def prepare(
+    data: Annotated[Path, typer.Argument(help="Folder of cases: <case>/ct.nii.gz with organ and lesion masks.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the prepared data.")],
+    spacing: Annotated[str, typer.Option(help="mm: 1, or 3,1,1 along D, H and W, or own.")] = "1",
+    clip: Annotated[tuple[int, int], typer.Option(help="HU outside of which CTs are cut off.")] = (-1000, 1000),
+    label_set: Annotated[
+        str, typer.Option(help="Of the organs: totalsegmentator, abdomenatlas, or a file of your own.")
+    ] = "totalsegmentator",
+    workers: Annotated[int, typer.Option(min=1, help="Processes; each takes 1 to 3 GB.")] = min(8, os.cpu_count() or 1),
+) -> None:
+    """Reorient, resample, clip and store a folder of cases; run it again to go on where it stopped.
+
+    A case that cannot be prepared is named, and the others go on.
+    """
+    from rsuper_train.prepare import Options, parse_spacing, prepare  # slow imports, not needed for --help
+    from rsuper_train.reports.masks import load_label_set
+
+    prepare(data, out, Options(load_label_set(label_set), parse_spacing(spacing), clip), workers, Console())
 
 
 def main() -> None:
