@@ -35,7 +35,7 @@ def demo(
 ) -> None:
     """Learn to segment tumours in a real CT from report sentences alone, and compare with hidden masks."""
     from rsuper_train.demo import DemoOptions, run_demo  # slow imports, not needed for --help
-    from rsuper_train.engine import Settings
+    from rsuper_train.demo_engine import Settings
 
     settings = Settings() if steps is None else replace(Settings(), steps=steps)
     options = DemoOptions(
@@ -95,6 +95,34 @@ def prepare(
     from rsuper_train.reports.masks import load_label_set
 
     prepare(data, out, Options(load_label_set(label_set), parse_spacing(spacing), clip), workers, Console())
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="Configuration (YAML); `rsuper config` writes one with all defaults.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, such as stages.0.steps=100; may be repeated.")
+    ] = None,
+) -> None:
+    """Train a network; the same command goes on where it was interrupted."""
+    from rsuper_train.config import load_config
+    from rsuper_train.engine import train as run
+
+    loaded = load_config(config, overrides or ())
+    run(loaded, Console(stderr=True))
+
+
+@app.command()
+def config(
+    path: Annotated[Path | None, typer.Argument(help="Configuration to complete; none: all defaults.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, such as stages.0.steps=100; may be repeated.")
+    ] = None,
+) -> None:
+    """Print a complete configuration, with what each key means."""
+    from rsuper_train.config import load_config, parse_config, to_yaml
+
+    print(to_yaml(load_config(path, overrides or ()) if path else parse_config({})))
 
 
 def main() -> None:
