@@ -58,8 +58,8 @@ def near(organ: np.ndarray, distance: float, spacing: Spacing) -> np.ndarray:
 
 def drop_small(mask: np.ndarray, smallest: float) -> None:
     """Remove components of fewer than `smallest` voxels, in place; voxels that share a corner are connected."""
-    boxes = ndimage.find_objects(mask.view(np.uint8))
-    if smallest > 0 and boxes:
+    boxes = ndimage.find_objects(mask.view(np.uint8)) if smallest > 1 else []
+    if boxes:
         components, _ = ndimage.label(mask[boxes[0]], structure=np.ones((3, 3, 3)))
         keep = np.bincount(components.ravel()) >= smallest
         keep[0] = False

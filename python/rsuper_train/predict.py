@@ -36,7 +36,7 @@ from rsuper_train.files import write_atomically
 from rsuper_train.gating import Part, around, drop_small, near, organs_of
 from rsuper_train.grids import to_source_grid
 from rsuper_train.inputs import network_input
-from rsuper_train.layout import LESION, CaseFiles, find_cases
+from rsuper_train.layout import LESION, CaseFiles, find_cases, first_line
 from rsuper_train.manifest import CaseRecord, Manifest
 from rsuper_train.networks import heads
 from rsuper_train.read import CaseError, Options, Volume, read_case, stamps
@@ -59,8 +59,8 @@ class Predictor:
         overrides: fields of the configuration's section `predict` to change.
 
     Raises:
-        ValueError: networks that do not agree, a channel that they do not have, an override out of range, a gate around
-            an organ without a class in the label set.
+        ValueError: networks that do not agree, no such device, a channel that they do not have, an override out of
+            range, a gate around an organ without a class in the label set.
     """
 
     def __init__(
@@ -70,10 +70,8 @@ class Predictor:
         channels: Sequence[str] | None = None,
         overrides: Mapping[str, Any] | None = None,
     ) -> None:
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(device)
-        loaded = [load_network(path, device) for path in checkpoints]
+        self.device = _device(device)
+        loaded = [load_network(path, self.device) for path in checkpoints]
         self.networks = [network for network, _ in loaded]
         self.config, self.manifest = _agree(checkpoints, [config for _, config in loaded])
         self.label_set = LabelSet(self.manifest.label_set_name, self.manifest.label_set)
@@ -180,7 +178,7 @@ def predict_folder(
     if len(waiting) < len(wanted):
         console.print(f"{len(wanted) - len(waiting)} of {len(wanted)} cases were finished before", highlight=False)
     failed = {}
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         results = _in_turns(partial(_try_case, predictor, out), waiting, workers)
         for id, line, good in progress.track(results, len(waiting), description="predict"):
             console.print(
@@ -240,11 +238,27 @@ def predict_case(predictor: Predictor, files: CaseFiles, out: Path) -> dict[str,
 
 
 def load_prediction(folder: Path) -> dict[str, Any] | None:
-    """What prediction.json says of a case; None where the case is not finished."""
+    """What prediction.json says of a case; None where the case is not finished.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    path = folder / PREDICTION
     try:
-        return json.loads((folder / PREDICTION).read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except ValueError as error:
+        raise ValueError(f"{path}: expected what `rsuper predict` writes: {error}; delete it") from None
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"device: {name} cannot be used here: {first_line(error)}") from None
 
 
 def _agree(checkpoints: Sequence[Path], configs: Sequence[Config]) -> tuple[Config, Manifest]:
@@ -285,7 +299,7 @@ def _try_case(predictor: Predictor, out: Path, files: CaseFiles) -> Result:
     try:
         prediction = predict_case(predictor, files, out / files.id)
     except (CaseError, MemoryError, torch.OutOfMemoryError) as error:
-        return files.id, str(error).split("\n")[0] or "there is not enough memory", False
+        return files.id, first_line(error), False
     except OSError as error:
         raise OSError(f"{out / files.id}: {error.strerror}; finished cases are kept, run it again to go on") from None
     found = prediction["channels"].items()

@@ -204,6 +204,7 @@ def test_networks_that_do_not_agree(changes: dict[str, Any], message: str, tmp_p
     [
         ({}, {"channels": ["liver_lesion"]}, "no 'liver_lesion', it has kidney_lesion"),
         ({}, {"overrides": {"overlap": 1.5}}, "predict.overlap: "),
+        ({}, {"device": "cuda:77"}, "device: cuda:77 cannot be used here"),
         (
             {"channels": ["bone_lesion"]},
             {"overrides": {"gate": 5}},
@@ -213,7 +214,7 @@ def test_networks_that_do_not_agree(changes: dict[str, Any], message: str, tmp_p
 )
 def test_options_that_do_not_fit(data: dict[str, Any], options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        Predictor([make_run(tmp_path / "run", **data)], "cpu", **options)
+        Predictor([make_run(tmp_path / "run", **data)], **{"device": "cpu", **options})
 
 
 def test_lesion_channels_are_chosen(tmp_path: Path) -> None:
