@@ -80,7 +80,10 @@ def predict(
 def prepare(
     data: Annotated[Path, typer.Argument(help="Folder of cases: <case>/ct.nii.gz with organ and lesion masks.")],
     out: Annotated[Path, typer.Argument(help="Folder for the prepared data.")],
-    spacing: Annotated[str, typer.Option(help="mm: 1, or 3,1,1 along D, H and W, or own.")] = "1",
+    spacing: Annotated[
+        tuple[float, float, float], typer.Option(help="mm along D (to the head), H (to anterior) and W.")
+    ] = (1.0, 1.0, 1.0),
+    own_spacing: Annotated[bool, typer.Option("--own-spacing", help="Do not resample.")] = False,
     clip: Annotated[tuple[int, int], typer.Option(help="HU outside of which CTs are cut off.")] = (-1000, 1000),
     label_set: Annotated[
         str, typer.Option(help="Of the organs: totalsegmentator, abdomenatlas, or a file of your own.")
@@ -91,10 +94,12 @@ def prepare(
 
     A case that cannot be prepared is named, and the others go on.
     """
-    from rsuper_train.prepare import Options, parse_spacing, prepare  # slow imports, not needed for --help
+    from rsuper_train.prepare import prepare  # slow imports, not needed for --help
+    from rsuper_train.read import Options
     from rsuper_train.reports.masks import load_label_set
 
-    prepare(data, out, Options(load_label_set(label_set), parse_spacing(spacing), clip), workers, Console())
+    options = Options(load_label_set(label_set), None if own_spacing else spacing, clip)
+    prepare(data, out, options, workers, Console())
 
 
 @app.command()

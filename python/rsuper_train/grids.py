@@ -40,9 +40,10 @@ def grid_of(shape: Voxels, affine: np.ndarray) -> Grid:
     turned = affine @ inv_ornt_aff(orientation, shape)
     w, h, _ = np.linalg.norm(turned[:3, :3], axis=0)
     d = abs(np.linalg.det(turned[:3, :3])) / (w * h)
-    voxels = np.empty(3, int)
-    voxels[orientation[:, 0].astype(int)] = shape
-    return Grid(tuple(map(int, voxels[::-1])), (float(d), float(h), float(w)), turned[:, [2, 1, 0, 3]])
+    # without the noise of 32 bits
+    spacing = (round(float(d), 6), round(float(h), 6), round(float(w), 6))
+    x, y, z = (int(shape[axis]) for axis in np.argsort(orientation[:, 0]))
+    return Grid((z, y, x), spacing, turned[:, [2, 1, 0, 3]])
 
 
 def shape_at(shape: Voxels, spacing: Spacing, target: Spacing) -> Voxels:
@@ -55,7 +56,8 @@ def resample(volume: np.ndarray, spacing: Spacing, target: Spacing, shape: Voxel
     """A volume (D, H, W) on a grid of `shape` with the same centre.
 
     Args:
-        volume: any number type; that of the result is the same, rounded where it is an integer.
+        volume: any number type; that of the result is the same, rounded where it is an integer. What is linear in a
+            bool volume is float32.
         spacing: mm of its voxels.
         target: mm of the new ones.
         shape: see `shape_at`.
@@ -75,11 +77,11 @@ def resample(volume: np.ndarray, spacing: Spacing, target: Spacing, shape: Voxel
     for number, plane in enumerate(volume):
         if plane.any():
             planes[number] = (w @ (h @ plane.astype(np.float32)).T).T
-    result = np.zeros(shape, volume.dtype)
+    result = np.zeros(shape, np.float32 if volume.dtype == bool else volume.dtype)
     for row in range(shape[1]):
         if planes[:, row].any():
             values = d @ planes[:, row]
-            result[:, row] = values if volume.dtype.kind == "f" else np.rint(values)
+            result[:, row] = np.rint(values) if result.dtype.kind in "iu" else values
     return result
 
 

@@ -21,6 +21,8 @@ import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 
+from rsuper_train.manifest import Spacing, Voxels
+
 SUFFIXES = (".nii.gz", ".nii")
 MASK_FOLDERS = ("segmentations", "predictions")
 LABEL_MAPS = ("labels", "segmentation")
@@ -61,8 +63,8 @@ class CaseFiles:
 class Grid:
     """Voxels along each axis, mm between them, and where they lie in the patient (RAS+)."""
 
-    shape: tuple[int, ...]
-    spacing: tuple[float, ...]
+    shape: Voxels
+    spacing: Spacing
     affine: np.ndarray
 
     @cached_property
@@ -93,7 +95,8 @@ def read_grid(image: SpatialImage) -> Grid:
     shape, spacing = image.header.get_data_shape()[:3], tuple(map(float, image.header.get_zooms()[:3]))
     if len(shape) < 3 or min(shape) < 1 or not all(np.isfinite(spacing)) or min(spacing) <= 0:
         raise ValueError(f"expected three axes of positive spacing, got shape {shape}, spacing {spacing}")
-    return Grid(shape, spacing, image.affine)
+    (x, y, z), (sx, sy, sz) = shape, spacing
+    return Grid((x, y, z), (sx, sy, sz), image.affine)
 
 
 def list_cases(folder: Path) -> dict[str, Path]:
