@@ -125,9 +125,9 @@ def config(
     ] = None,
 ) -> None:
     """Print a complete configuration, with what each key means."""
-    from rsuper_train.config import load_config, parse_config, to_yaml
+    from rsuper_train.config import load_config, to_yaml
 
-    print(to_yaml(load_config(path, overrides or ()) if path else parse_config({})))
+    print(to_yaml(load_config(path, overrides or ())))
 
 
 def main() -> None:

@@ -6,7 +6,8 @@ from __future__ import annotations
 import csv
 import io
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,41 +16,38 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from rsuper_train.config import Config
 from rsuper_train.files import write_atomically
+from rsuper_train.losses import LOSSES, PARTS
 
-PARTS = ("segmentation", "volume", "ball_bce", "ball_dice", "attenuation")
 TIMES = ("data", "loss", "step")
-COLUMNS = (
-    *("step", "stage", "learning_rate", "total"),
-    *PARTS,
-    "validation",
-    *(f"{name}_seconds" for name in TIMES),
-)
+COLUMNS = ("step", "stage", "learning_rate", *LOSSES, "validation", *(f"{name}_seconds" for name in TIMES))
 QUIET_SECONDS = 30.0
 """Between lines where the output is no terminal."""
 
 
-class Stopwatch:
-    """Notes when a part of every step begins and ends: `with stopwatch: ...`.
+class Times:
+    """Stopwatches for the parts of a step: `with times["data"]: ...`.
 
-    A GPU works behind the program's back, so there the part is marked by events, which are read when all is done.
+    A GPU works behind the program's back, so there the parts are marked by events, which are read when all is done.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self.marks: list[tuple[Any, Any]] = []
+        self._marks: dict[str, list[tuple[Any, Any]]] = {name: [] for name in TIMES}
 
-    def __enter__(self) -> None:
-        self._start = self._now()
+    @contextmanager
+    def __getitem__(self, name: str) -> Iterator[None]:
+        start = self._now()
+        yield
+        self._marks[name].append((start, self._now()))
 
-    def __exit__(self, *_: object) -> None:
-        self.marks.append((self._start, self._now()))
-
-    def seconds(self) -> float:
-        """Of all parts so far; waits for the device."""
-        if self._device.type != "cuda":
-            return sum(end - start for start, end in self.marks)
-        torch.cuda.synchronize(self._device)
-        return sum(start.elapsed_time(end) for start, end in self.marks) / 1000
+    def means(self) -> dict[str, float]:
+        """Seconds a step since the last call, by column; waits for the device."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        steps = max(len(self._marks["step"]), 1)
+        sums = {name: sum(self._between(*marks) for marks in self._marks[name]) for name in TIMES}
+        self._marks = {name: [] for name in TIMES}
+        return {f"{name}_seconds": seconds / steps for name, seconds in sums.items()}
 
     def _now(self) -> Any:
         if self._device.type != "cuda":
@@ -58,23 +56,8 @@ class Stopwatch:
         event.record()
         return event
 
-
-class Times:
-    """A stopwatch for each of `TIMES`."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._watches = {name: Stopwatch(device) for name in TIMES}
-
-    def __getitem__(self, name: str) -> Stopwatch:
-        return self._watches[name]
-
-    def means(self) -> dict[str, float]:
-        """Seconds a step since the last call, by column."""
-        steps = max(len(self._watches["step"].marks), 1)
-        means = {f"{name}_seconds": watch.seconds() / steps for name, watch in self._watches.items()}
-        for watch in self._watches.values():
-            watch.marks.clear()
-        return means
+    def _between(self, start: Any, end: Any) -> float:
+        return end - start if self._device.type != "cuda" else start.elapsed_time(end) / 1000
 
 
 class Log:
@@ -114,7 +97,7 @@ class Log:
         if self._board:
             for name, value in row.items():
                 if isinstance(value, float):
-                    group = "seconds" if name.endswith("_seconds") else "loss" if name in ("total", *PARTS) else "run"
+                    group = "seconds" if name.endswith("_seconds") else "loss" if name in LOSSES else "run"
                     self._board.add_scalar(f"{group}/{name}", value, row["step"])
         if "total" in row:
             self._text = _sentence(row)

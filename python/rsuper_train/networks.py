@@ -93,7 +93,7 @@ def initialise(network: nn.Module, config: Config) -> int:
         raise ValueError(f"network: expected {channels} output channels (data.channels), {name} has {wrong[0]}")
     if config.loss.heads is not None and len(config.loss.heads) != len(found):
         raise ValueError(
-            f"loss.heads: expected a weight for each of {name}'s {len(found)} heads, got {config.loss.heads}"
+            f"loss.heads: expected a weight for each of {name}'s {len(found)} heads, got {list(config.loss.heads)}"
         )
     if config.network.initial_bias is not None:
         names = {id(p): key for key, p in twin.named_parameters()}
@@ -177,7 +177,7 @@ def _last_biases(outputs: Sequence[torch.Tensor]) -> Iterator[torch.Tensor | Non
         seen.add(node)
         before = [edge for edge, _ in node.next_functions]
         if node.name().startswith("ConvolutionBackward"):
-            yield before[2].variable if before[2] is not None else None
+            yield getattr(before[2], "variable", None)
         else:  # of a residual sum, one side takes the bias
             waiting.extend(before[:1] if node.name().startswith("AddBackward") else before)
 
