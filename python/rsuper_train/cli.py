@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `rsuper cohort`, `rsuper demo`, `rsuper prepare`, `rsuper reports`."""
+"""The command line, in the order of the work: reports, prepare, train, predict, evaluate, audit."""
 
 from __future__ import annotations
 
@@ -22,51 +22,6 @@ app.add_typer(reports, name="reports")
 @app.callback()
 def _root() -> None:
     """Train tumour segmentation from radiology reports."""
-
-
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the pictures and figures.")] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option(help="Seed of the cohort and of the training.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Training steps; the default takes about two minutes.")] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
-    train_cases: Annotated[int, typer.Option(help="Training cases.")] = 48,
-    test_cases: Annotated[int, typer.Option(help="Test cases.")] = 16,
-) -> None:
-    """Learn to segment tumours in a real CT from report sentences alone, and compare with hidden masks."""
-    from rsuper_train.demo import DemoOptions, run_demo  # slow imports, not needed for --help
-    from rsuper_train.demo_engine import Settings
-
-    settings = Settings() if steps is None else replace(Settings(), steps=steps)
-    options = DemoOptions(
-        out=out, seed=seed, threads=threads, train_cases=train_cases, test_cases=test_cases, settings=settings
-    )
-    run_demo(options, Console())
-
-
-@app.command()
-def cohort(
-    out: Annotated[Path, typer.Argument(help="Folder; a cohort of the same options in it is completed.")],
-    kind: Annotated[Literal["phantom", "ct"], typer.Option(help="Ellipsoids, or copies of one real CT.")] = "phantom",
-    cases: Annotated[int, typer.Option(help="Cases.")] = 70,
-    masks: Annotated[int, typer.Option(help="The first so many cases come with lesion masks.")] = 10,
-    seed: Annotated[int, typer.Option(help="With it and its number, a case is always the same.")] = 0,
-    start: Annotated[int, typer.Option(help="Number of the first case, for disjoint cohorts of one seed.")] = 0,
-    spacing: Annotated[
-        str, typer.Option(help="mm: 2, or 5,2,2 along D, H and W; own is 3, of a phantom and CT.")
-    ] = "own",
-    thickest: Annotated[float, typer.Option(help="Slices of a phantom are up to this many times as thick.")] = 1.0,
-    turned: Annotated[bool, typer.Option(help="Axes of the files in any order and direction.")] = False,
-    label_map: Annotated[bool, typer.Option(help="Organs as one label map, not a mask for each class.")] = False,
-    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
-) -> None:
-    """Write a synthetic cohort: CTs, organ masks and reports, and apart from them the true lesions."""
-    from rsuper_train.cohort import CohortOptions, PhantomOptions, write_cohort  # slow imports, not needed for --help
-    from rsuper_train.prepare import parse_spacing
-
-    phantom = PhantomOptions(spacing=parse_spacing(spacing) or PhantomOptions.spacing, thickest=thickest)
-    write_cohort(CohortOptions(kind, cases, masks, seed, start, label_map, turned, phantom), out, workers, Console())
-    Console().print(f"{escape(str(out))}: {cases} cases with reports, the first {masks} of them with masks")
 
 
 @app.command()
@@ -111,6 +66,101 @@ def train(
 
 
 @app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="Run folder, or a checkpoint.")],
+    data: Annotated[Path, typer.Argument(help="Folder of cases, <case>/ct.nii.gz, as for `rsuper prepare`.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the predictions.")],
+    also: Annotated[list[Path] | None, typer.Option(help="Another run, averaged with the first; repeatable.")] = None,
+    channels: Annotated[str | None, typer.Option(help="Outputs to write, by commas; otherwise all lesions.")] = None,
+    cases: Annotated[str | None, typer.Option(help="Ids by commas, or a text file with one a line.")] = None,
+    overlap: Annotated[float | None, typer.Option(help="Share by which windows overlap.")] = None,
+    mirror: Annotated[str | None, typer.Option(help="Axes mirrored at test time, such as DHW; or none.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Probability from which a voxel is tumour.")] = None,
+    smallest: Annotated[float | None, typer.Option(help="mm3 below which a component is dropped.")] = None,
+    gate: Annotated[str | None, typer.Option(help="mm around the organ in which lesions are kept; or none.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto: a GPU if there is one.")] = "auto",
+    workers: Annotated[int, typer.Option(help="Cases at a time; one is in the network, others on disk.")] = 1,
+    overwrite: Annotated[bool, typer.Option(help="Predict finished cases again.")] = False,
+) -> None:
+    """Predict tumours in CTs; options not given are those of the run. Exit code 1 if a case failed."""
+    from rsuper_train.predict import Predictor, predict_folder, read_ids
+
+    asked = {"overlap": overlap, "mirror": mirror, "threshold": threshold, "smallest": smallest, "gate": gate}
+    overrides: dict[str, object] = {name: value for name, value in asked.items() if value is not None}
+    if mirror:
+        overrides["mirror"] = () if mirror == "none" else tuple(mirror)
+    if gate == "none":
+        overrides["gate"] = None
+    predictor = Predictor([run, *(also or ())], device, channels.split(",") if channels else None, overrides)
+    ids = read_ids(cases) if cases else None
+    if predict_folder(predictor, data, out, Console(), cases=ids, workers=workers, overwrite=overwrite):
+        raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="Folder that `rsuper predict` wrote.")],
+    truth: Annotated[
+        Path | None, typer.Argument(help="Folder of cases with lesion masks; none: reports alone.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for evaluation.html, .json, cases.csv, lesions.csv.")] = Path(
+        "evaluation"
+    ),
+    reports: Annotated[Path | None, typer.Option(help="Table of tumours: the truth where there is no mask.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of cases with the CTs, for pictures; else TRUTH.")] = None,
+    validation: Annotated[
+        Path | None, typer.Option(help="Predictions on which the operating point is chosen; none: it is not tuned.")
+    ] = None,
+    validation_truth: Annotated[Path | None, typer.Option(help="Their lesion masks; by default in TRUTH.")] = None,
+    channels: Annotated[list[str] | None, typer.Option(help="A channel to judge; may be repeated; else all.")] = None,
+    recut: Annotated[bool, typer.Option("--recut", help="Cut masks anew at the operating point.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+) -> None:
+    """Judge predictions against lesion masks, and against reports where there are no masks.
+
+    The operating point is chosen on the validation cases: by their masks, or by their reports if there are no masks.
+    """
+    from rsuper_train.evaluation import evaluate as judge  # slow imports, not needed for --help
+    from rsuper_train.evaluation_page import summary_table
+
+    console = Console()
+    result = judge(
+        predictions, truth, out, reports=reports, data=data, validation=validation, validation_truth=validation_truth,
+        channels=channels or (), recut=recut, workers=workers, seed=seed, console=console,
+    )  # fmt: skip
+    console.print(summary_table(result))
+    console.print(f"Written: {escape(str(out / 'evaluation.html'))}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def audit(
+    run: Annotated[Path, typer.Argument(help="Run folder, or a checkpoint.")],
+    prepared: Annotated[Path, typer.Argument(help="Folder that `rsuper prepare` wrote.")],
+    reports: Annotated[Path, typer.Option(help="Table of tumours, as `rsuper reports extract` writes it.")],
+    out: Annotated[Path, typer.Option(help="Folder for page, lists and cached crops.")] = Path("audit"),
+    predictions: Annotated[Path | None, typer.Option(help="Folder of `rsuper predict`, so that none is made.")] = None,
+    annotate: Annotated[int, typer.Option(min=0, help="Ids in annotate.txt.")] = 50,
+    shown: Annotated[int, typer.Option(min=0, help="Cases with pictures.")] = 20,
+    weight: Annotated[list[str] | None, typer.Option(help="Of a score in the total: count=0.5; repeatable.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto: a GPU if there is one.")] = "auto",
+    workers: Annotated[int, typer.Option(min=1, help="Threads that score.")] = min(8, os.cpu_count() or 1),
+) -> None:
+    """Rank cases for annotation: those where the network and the reports disagree most."""
+    from rsuper_train.audit import folder_source, network_source, parse_weights, run_audit, write_lists
+    from rsuper_train.audit_page import write_page
+    from rsuper_train.reports.public_tables import read_any_table
+
+    weights, rows = parse_weights(weight or ()), read_any_table(reports)
+    source = network_source(run, device)
+    source = folder_source(source, predictions) if predictions else source
+    result = run_audit(prepared, rows, source, out, Console(), weights, workers)
+    write_lists(result, source.channels, out, annotate)
+    write_page(out / "audit.html", result, reports.name, source.threshold, shown, weights)
+    typer.echo(f"{len(result.ranked)} cases ranked, {len(result.left_out)} not scored: {out / 'audit.html'}")
+
+
+@app.command()
 def config(
     path: Annotated[Path | None, typer.Argument(help="Configuration to complete; none: all defaults.")] = None,
     overrides: Annotated[
@@ -118,9 +168,54 @@ def config(
     ] = None,
 ) -> None:
     """Print a complete configuration, with what each key means."""
-    from rsuper_train.config import load_config, parse_config, to_yaml
+    from rsuper_train.config import load_config, to_yaml
 
-    print(to_yaml(load_config(path, overrides or ()) if path else parse_config({})))
+    print(to_yaml(load_config(path, overrides or ())))
+
+
+@app.command()
+def cohort(
+    out: Annotated[Path, typer.Argument(help="Folder; a cohort of the same options in it is completed.")],
+    kind: Annotated[Literal["phantom", "ct"], typer.Option(help="Ellipsoids, or copies of one real CT.")] = "phantom",
+    cases: Annotated[int, typer.Option(help="Cases.")] = 70,
+    masks: Annotated[int, typer.Option(help="The first so many cases come with lesion masks.")] = 10,
+    seed: Annotated[int, typer.Option(help="With it and its number, a case is always the same.")] = 0,
+    start: Annotated[int, typer.Option(help="Number of the first case, for disjoint cohorts of one seed.")] = 0,
+    spacing: Annotated[
+        str, typer.Option(help="mm: 2, or 5,2,2 along D, H and W; own is 3, of a phantom and CT.")
+    ] = "own",
+    thickest: Annotated[float, typer.Option(help="Slices of a phantom are up to this many times as thick.")] = 1.0,
+    turned: Annotated[bool, typer.Option(help="Axes of the files in any order and direction.")] = False,
+    label_map: Annotated[bool, typer.Option(help="Organs as one label map, not a mask for each class.")] = False,
+    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+) -> None:
+    """Write a synthetic cohort: CTs, organ masks and reports, and apart from them the true lesions."""
+    from rsuper_train.cohort import CohortOptions, PhantomOptions, write_cohort  # slow imports, not needed for --help
+    from rsuper_train.prepare import parse_spacing
+
+    phantom = PhantomOptions(spacing=parse_spacing(spacing) or PhantomOptions.spacing, thickest=thickest)
+    write_cohort(CohortOptions(kind, cases, masks, seed, start, label_map, turned, phantom), out, workers, Console())
+    Console().print(f"{escape(str(out))}: {cases} cases with reports, the first {masks} of them with masks")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the pictures and figures.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Seed of the cohort and of the training.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Training steps; the default takes about two minutes.")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    train_cases: Annotated[int, typer.Option(help="Training cases.")] = 48,
+    test_cases: Annotated[int, typer.Option(help="Test cases.")] = 16,
+) -> None:
+    """Learn to segment tumours in a real CT from report sentences alone, and compare with hidden masks."""
+    from rsuper_train.demo import DemoOptions, run_demo  # slow imports, not needed for --help
+    from rsuper_train.demo_engine import Settings
+
+    settings = Settings() if steps is None else replace(Settings(), steps=steps)
+    options = DemoOptions(
+        out=out, seed=seed, threads=threads, train_cases=train_cases, test_cases=test_cases, settings=settings
+    )
+    run_demo(options, Console())
 
 
 def main() -> None:

@@ -211,20 +211,22 @@ class Config(Section):
         return sum(stage.steps for stage in self.stages)
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     """Read and check a configuration.
 
     Args:
-        path: YAML.
+        path: YAML; None: all defaults.
         overrides: "a.b=value", the value in YAML; list items by number ("stages.0.steps=10").
 
     Raises:
         ValueError: not YAML, an unknown key (with the nearest known one), a value out of range; the key is named.
     """
-    data = read_map(path, "a configuration") if path.read_text(encoding="utf-8-sig").strip() else {}
+    data: dict[str, Any] = {}
+    if path is not None and path.read_text(encoding="utf-8-sig").strip():
+        data = read_map(path, "a configuration")
     for text in overrides:
         _override(data, text)
-    return parse_config(data, str(path))
+    return parse_config(data, str(path or "configuration"))
 
 
 def parse_config(data: dict[str, Any], source: str = "configuration") -> Config:

@@ -348,8 +348,10 @@ class Training:
         return {"network": self.network, "optimiser": self.optimiser, "precision": precision, **average}
 
     def _save(self, name: str) -> None:
+        # how the data were prepared is all that prediction has to know of them
+        prepared = self.cases.manifest.model_copy(update={"cases": {}, "failed": {}}).model_dump_json()
         sums = self.fabric.all_reduce(self.sums.clone(), reduce_op="sum")
-        state = {**self._state(), "counters": asdict(self.at), "sums": sums.cpu()}
+        state = {**self._state(), "counters": asdict(self.at), "sums": sums.cpu(), "preprocessing": prepared}
         checkpoints.save(self.fabric, self.config.run / FOLDER / name, self.config, state)
 
     def _describe(self) -> Log:

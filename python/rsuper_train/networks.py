@@ -93,7 +93,7 @@ def initialise(network: nn.Module, config: Config) -> int:
         raise ValueError(f"network: expected {channels} output channels (data.channels), {name} has {wrong[0]}")
     if config.loss.heads is not None and len(config.loss.heads) != len(found):
         raise ValueError(
-            f"loss.heads: expected a weight for each of {name}'s {len(found)} heads, got {config.loss.heads}"
+            f"loss.heads: expected a weight for each of {name}'s {len(found)} heads, got {list(config.loss.heads)}"
         )
     if config.network.initial_bias is not None:
         names = {id(p): key for key, p in twin.named_parameters()}
