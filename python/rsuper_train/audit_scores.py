@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far a prediction is from a report, one site at a time, measured with the losses that train on reports."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from rsuper_kernels import FindingGroup, Findings, attenuation_loss, ball_loss, pseudo_masks, volume_loss
+from rsuper_train.manifest import Spacing
+from rsuper_train.reports.schema import Tumour
+from rsuper_train.store import open_volume
+
+SCORES = {
+    "volume": "volume loss: predicted against reported volume, within 15 mm of the region; 0 within 10 %",
+    "location": "ball loss, mean of Dice and 1 - exp(-cross-entropy): 0 where balls of the reported sizes are predicted "
+    "surely and nothing beside them, 1 where nothing is; in the organ's other parts the volume loss of what is "
+    "predicted there, since a report is taken to list all tumours of an organ",
+    "count": "share of tumours predicted too many or too few; components from 15 mm³ count",
+    "attenuation": "attenuation loss, at most 1: by how many standard deviations of the organ's HU the predicted tumour "
+    "is on the wrong side of it, darker or brighter than reported; only where a tumour is predicted",
+    "false positive": "volume loss of what is predicted where the report says there is no tumour: 0.5 at 0.5 ml",
+}
+"""The scores, all between 0 and 1, and what they mean."""
+WEIGHTS = dict.fromkeys(SCORES, 1.0) | {"false positive": 2.0}
+"""Of the scores in a case's total. A missed tumour shows in three of them, a false one in one."""
+NAMED = 0.2
+"""A score from which it is named as a reason."""
+SMALLEST = 15.0
+"""mm3 below which a component is not counted: a ball of 3 mm."""
+NEARLY_ZERO = 1e-6
+"""Stands for probability 0, so that its logit is finite."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place of one report that is scored.
+
+    Args:
+        kind: "reported" has tumours; "negative" is free of them, as the report says; "elsewhere" is the rest of an
+            organ with reported tumours.
+        name: for people.
+        group: what the report says, over label ids; its channel is the network's.
+        spacing: mm (D, H, W).
+        reported: of "elsewhere": the groups of the organ's tumours.
+        foreign: label ids of which other groups speak, or of which nothing is known.
+        tumours: as reported.
+        crop: where its crop lies; see `read_crop`.
+    """
+
+    kind: Literal["reported", "negative", "elsewhere"]
+    name: str
+    group: FindingGroup
+    spacing: Spacing
+    reported: tuple[FindingGroup, ...] = ()
+    foreign: frozenset[int] = frozenset()
+    tumours: tuple[Tumour, ...] = ()
+    crop: Path = Path()
+
+
+@dataclass(frozen=True)
+class View:
+    """A site's crop, as its scores see it; arrays (D, H, W).
+
+    Args:
+        probability: of the site's channel, 0 where other groups speak.
+        ct: HU.
+        labels: label map.
+        region: of the site.
+        around: the region and its margin, where its tumours may be; of a site without tumours, the region.
+        balls: where the reported tumours are seen best.
+    """
+
+    probability: np.ndarray
+    ct: np.ndarray
+    labels: np.ndarray
+    region: np.ndarray
+    around: np.ndarray
+    balls: np.ndarray
+
+
+@dataclass(frozen=True)
+class SiteScore:
+    """A site's scores by name, without those that do not apply.
+
+    Args:
+        site: what is scored.
+        scores: from 0 to 1.
+        predicted: mm3, the sum of the probabilities.
+        components: predicted tumours.
+        contrast: HU by which the prediction is brighter than the organ; None without either.
+    """
+
+    site: Site
+    scores: dict[str, float]
+    predicted: float
+    components: int
+    contrast: float | None = None
+
+    @property
+    def worst(self) -> float:
+        return max(self.scores.values())
+
+    @property
+    def reasons(self) -> list[str]:
+        """In words, what prediction and report disagree about."""
+        return list(_reasons(self)) if self.worst >= NAMED else []
+
+
+def view(site: Site) -> View:
+    """Read a site's crop, leave out what its scores are not about, and place the reported tumours."""
+    stored = open_volume(site.crop)[...]
+    probability, ct, labels = stored[0].view(np.float16).astype(np.float32), stored[1], stored[2].view(np.uint16)
+    region = among(labels, site.group.label_ids)
+    if site.kind == "reported":
+        probability[among(labels, site.foreign)] = 0
+        return View(probability, ct, labels, region, *_placed(site.group, probability, labels, site.spacing))
+    for group in site.reported:
+        around, _ = _placed(group, probability, labels, site.spacing)
+        probability[around] = 0
+    return View(probability, ct, labels, region, region, np.zeros_like(region))
+
+
+def score_site(site: Site, threshold: float) -> SiteScore:
+    """Score a site; a voxel is predicted tumour from the probability `threshold`."""
+    seen = view(site)
+    findings, logits, labels = _findings(site.group), _logits(seen.probability), _labels(seen.labels)
+    voxel = math.prod(site.spacing)
+    mask = (seen.probability >= threshold) & seen.around
+    components, _ = ndimage.label(mask, np.ones((3, 3, 3)))
+    found = int((np.bincount(components.ravel())[1:] * voxel >= SMALLEST).sum())
+    predicted = float(seen.probability[seen.around].sum(dtype=np.float64)) * voxel
+    volume = float(volume_loss(logits, findings, labels, site.spacing))
+    if site.kind != "reported":
+        name = "false positive" if site.kind == "negative" else "location"
+        return SiteScore(site, {name: volume}, predicted, found)
+    bce, dice = ball_loss(logits, findings, labels, site.spacing, known=torch.zeros_like(logits, dtype=torch.bool))
+    location = (1 - math.exp(-float(bce)) + float(dice)) / 2
+    scores = {"volume": volume, "location": location, "count": _count_score(site.group, found)}
+    organ = seen.region & ~mask
+    if not found or not organ.any():
+        return SiteScore(site, scores, predicted, found)
+    if site.group.count_known and _attenuation(site.group) in ("hypo", "iso", "hyper"):
+        ct = torch.from_numpy(seen.ct.astype(np.float32))[None]
+        scores["attenuation"] = min(float(attenuation_loss(logits, ct, findings, labels, site.spacing)), 1.0)
+    return SiteScore(site, scores, predicted, found, float(seen.ct[mask].mean() - seen.ct[organ].mean()))
+
+
+def among(labels: np.ndarray, ids: Iterable[int]) -> np.ndarray:
+    """Where the labels are among the ids; a table is faster than np.isin."""
+    table = np.zeros(np.iinfo(np.uint16).max + 1, bool)
+    table[list(ids)] = True
+    return table[labels]
+
+
+def _placed(
+    group: FindingGroup, probability: np.ndarray, labels: np.ndarray, spacing: Spacing
+) -> tuple[np.ndarray, np.ndarray]:
+    """The group's region with its margin, and its tumours' balls."""
+    logits = _logits(probability)
+    known = torch.zeros_like(logits, dtype=torch.bool)
+    masks = pseudo_masks(logits, _findings(group), _labels(labels), spacing, known=known)
+    # where no label is known, a plane is raised, lowered or tolerated in the margin alone
+    return (masks.core | masks.tolerated | masks.penalised)[0].numpy(), masks.body[0].numpy()
+
+
+def _findings(group: FindingGroup) -> Findings:
+    return Findings((replace(group, channel=0),))
+
+
+def _logits(probability: np.ndarray) -> torch.Tensor:
+    return torch.logit(torch.from_numpy(probability), NEARLY_ZERO)[None, None]
+
+
+def _labels(labels: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(labels.astype(np.int32))[None]
+
+
+def _count_score(group: FindingGroup, found: int) -> float:
+    reported = len(group.tumours)
+    return 0.0 if found > reported and not group.count_known else abs(found - reported) / max(found, reported)
+
+
+def _attenuation(group: FindingGroup) -> str:
+    """The common attenuation of the tumours, if they have one."""
+    words = {tumour.attenuation for tumour in group.tumours}
+    return words.pop() if len(words) == 1 else "mixed"
+
+
+def _reasons(score: SiteScore) -> Iterator[str]:
+    group, name = score.site.group, score.site.name
+    high = {name for name, value in score.scores.items() if value >= NAMED}
+    sizes = ", ".join(f"{t.largest_diameter:.3g} mm" if t.size_known else "a tumour" for t in group.tumours)
+    if score.site.kind == "negative":
+        yield f"predicted {_ml(score.predicted)} in the {name}, which the report calls free of tumours"
+    elif score.site.kind == "elsewhere":
+        yield f"predicted {_ml(score.predicted)} in the {name} outside of the reported places"
+    elif not score.components:
+        yield f"reported {sizes} in the {name}: nothing predicted there"
+    else:
+        if "volume" in high:
+            yield f"reported {_ml(group.volume)} in the {name}, predicted {_ml(score.predicted)}"
+        if "count" in high:
+            yield f"reported {len(group.tumours)} in the {name}, predicted {score.components}"
+        if "attenuation" in high and score.contrast is not None:
+            side = "brighter" if score.contrast > 0 else "darker"
+            yield (
+                f"reported {_attenuation(group)}attenuating in the {name}, predicted where the CT is "
+                f"{abs(score.contrast):.0f} HU {side} than the rest"
+            )
+        if "location" in high:
+            yield f"reported {sizes} in the {name}: no clear ball of that size"
+
+
+def _ml(volume: float) -> str:
+    """mm3 as ml."""
+    return f"{volume / 1000:.2g} ml" if volume < 99_500 else f"{volume / 1000:.0f} ml"
