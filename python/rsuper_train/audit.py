@@ -69,6 +69,10 @@ class CaseScore:
     total: float
     annotated: bool
 
+    @property
+    def reasons(self) -> list[str]:
+        return [reason for site in self.sites for reason in site.reasons]
+
 
 @dataclass(frozen=True)
 class Audit:
@@ -232,7 +236,7 @@ def _write_crop(site: Site, probability: np.ndarray, ct: np.ndarray, labels: np.
     margins = [math.ceil(PAPER.region_margin / step) for step in site.spacing]
     box = tuple(slice(max(axis.start - m, 0), axis.stop + m) for axis, m in zip(found[0], margins, strict=True))
     probability = np.where(probability[box] >= FAINT, probability[box], 0).astype(np.float16)
-    stored = np.stack([probability.view(np.int16), ct[box], labels[box].astype(np.uint16).view(np.int16)])
+    stored = np.stack([probability.view(np.int16), ct[box], labels[box].astype(np.int16)])
     write_atomically(site.crop, lambda part: write_volume(part, stored))
 
 

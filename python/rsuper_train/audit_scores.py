@@ -21,12 +21,12 @@ from rsuper_train.store import open_volume
 SCORES = {
     "volume": "volume loss: predicted against reported volume, within 15 mm of the region; 0 within 10 %",
     "location": "ball loss, mean of Dice and 1 - exp(-cross-entropy): 0 where balls of the reported sizes are predicted "
-    "surely and nothing beside them, 1 where nothing is; in the organ's other parts the volume loss of what is "
-    "predicted there, since a report is taken to list all tumours of an organ",
+    "surely and nothing beside them, 1 where nothing is",
     "count": "share of tumours predicted too many or too few; components from 15 mm³ count",
     "attenuation": "attenuation loss, at most 1: by how many standard deviations of the organ's HU the predicted tumour "
     "is on the wrong side of it, darker or brighter than reported; only where a tumour is predicted",
-    "false positive": "volume loss of what is predicted where the report says there is no tumour: 0.5 at 0.5 ml",
+    "false positive": "volume loss of what is predicted where the report says there is no tumour, or elsewhere in an "
+    "organ, all tumours of which it is taken to list; 0.5 at 0.5 ml",
 }
 """The scores, all between 0 and 1, and what they mean."""
 WEIGHTS = dict.fromkeys(SCORES, 1.0) | {"false positive": 2.0}
@@ -67,7 +67,7 @@ class Site:
 
 @dataclass(frozen=True)
 class View:
-    """A site's crop, as its scores see it; arrays (D, H, W).
+    """A site's crop as its scores see it; arrays (D, H, W), tensors (1, D, H, W).
 
     Args:
         probability: of the site's channel, 0 where other groups speak.
@@ -79,8 +79,9 @@ class View:
     """
 
     probability: np.ndarray
+    logits: torch.Tensor
     ct: np.ndarray
-    labels: np.ndarray
+    labels: torch.Tensor
     region: np.ndarray
     around: np.ndarray
     balls: np.ndarray
@@ -117,31 +118,31 @@ class SiteScore:
 def view(site: Site) -> View:
     """Read a site's crop, leave out what its scores are not about, and place the reported tumours."""
     stored = open_volume(site.crop)[...]
-    probability, ct, labels = stored[0].view(np.float16).astype(np.float32), stored[1], stored[2].view(np.uint16)
-    region = among(labels, site.group.label_ids)
-    if site.kind == "reported":
-        probability[among(labels, site.foreign)] = 0
-        return View(probability, ct, labels, region, *_placed(site.group, probability, labels, site.spacing))
+    probability, ct, labels = stored[0].view(np.float16).astype(np.float32), stored[1], torch.from_numpy(stored[2:])
+    region = around = among(stored[2], site.group.label_ids)
+    balls = np.zeros_like(region)
     for group in site.reported:
-        around, _ = _placed(group, probability, labels, site.spacing)
-        probability[around] = 0
-    return View(probability, ct, labels, region, region, np.zeros_like(region))
+        taken, _ = _placed(group, _logits(probability), labels, site.spacing)
+        probability[taken] = 0
+    probability[among(stored[2], site.foreign)] = 0
+    logits = _logits(probability)
+    if site.kind == "reported":
+        around, balls = _placed(site.group, logits, labels, site.spacing)
+    return View(probability, logits, ct, labels, region, around, balls)
 
 
 def score_site(site: Site, threshold: float) -> SiteScore:
     """Score a site; a voxel is predicted tumour from the probability `threshold`."""
-    seen = view(site)
-    findings, logits, labels = _findings(site.group), _logits(seen.probability), _labels(seen.labels)
+    seen, findings = view(site), _findings(site.group)
+    inputs = (findings, seen.labels, site.spacing)
     voxel = math.prod(site.spacing)
     mask = (seen.probability >= threshold) & seen.around
-    components, _ = ndimage.label(mask, np.ones((3, 3, 3)))
-    found = int((np.bincount(components.ravel())[1:] * voxel >= SMALLEST).sum())
+    found = int((_component_sizes(mask) * voxel >= SMALLEST).sum())
     predicted = float(seen.probability[seen.around].sum(dtype=np.float64)) * voxel
-    volume = float(volume_loss(logits, findings, labels, site.spacing))
+    volume = float(volume_loss(seen.logits, *inputs))
     if site.kind != "reported":
-        name = "false positive" if site.kind == "negative" else "location"
-        return SiteScore(site, {name: volume}, predicted, found)
-    bce, dice = ball_loss(logits, findings, labels, site.spacing, known=torch.zeros_like(logits, dtype=torch.bool))
+        return SiteScore(site, {"false positive": volume}, predicted, found)
+    bce, dice = ball_loss(seen.logits, *inputs, known=torch.zeros_like(seen.logits, dtype=torch.bool))
     location = (1 - math.exp(-float(bce)) + float(dice)) / 2
     scores = {"volume": volume, "location": location, "count": _count_score(site.group, found)}
     organ = seen.region & ~mask
@@ -149,24 +150,22 @@ def score_site(site: Site, threshold: float) -> SiteScore:
         return SiteScore(site, scores, predicted, found)
     if site.group.count_known and _attenuation(site.group) in ("hypo", "iso", "hyper"):
         ct = torch.from_numpy(seen.ct.astype(np.float32))[None]
-        scores["attenuation"] = min(float(attenuation_loss(logits, ct, findings, labels, site.spacing)), 1.0)
+        scores["attenuation"] = min(float(attenuation_loss(seen.logits, ct, *inputs)), 1.0)
     return SiteScore(site, scores, predicted, found, float(seen.ct[mask].mean() - seen.ct[organ].mean()))
 
 
 def among(labels: np.ndarray, ids: Iterable[int]) -> np.ndarray:
-    """Where the labels are among the ids; a table is faster than np.isin."""
-    table = np.zeros(np.iinfo(np.uint16).max + 1, bool)
+    """Where the labels, of at least 0, are among the ids; a table is faster than np.isin."""
+    table = np.zeros(np.iinfo(np.int16).max + 1, bool)
     table[list(ids)] = True
     return table[labels]
 
 
 def _placed(
-    group: FindingGroup, probability: np.ndarray, labels: np.ndarray, spacing: Spacing
+    group: FindingGroup, logits: torch.Tensor, labels: torch.Tensor, spacing: Spacing
 ) -> tuple[np.ndarray, np.ndarray]:
     """The group's region with its margin, and its tumours' balls."""
-    logits = _logits(probability)
-    known = torch.zeros_like(logits, dtype=torch.bool)
-    masks = pseudo_masks(logits, _findings(group), _labels(labels), spacing, known=known)
+    masks = pseudo_masks(logits, _findings(group), labels, spacing, known=torch.zeros_like(logits, dtype=torch.bool))
     # where no label is known, a plane is raised, lowered or tolerated in the margin alone
     return (masks.core | masks.tolerated | masks.penalised)[0].numpy(), masks.body[0].numpy()
 
@@ -179,8 +178,13 @@ def _logits(probability: np.ndarray) -> torch.Tensor:
     return torch.logit(torch.from_numpy(probability), NEARLY_ZERO)[None, None]
 
 
-def _labels(labels: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(labels.astype(np.int32))[None]
+def _component_sizes(mask: np.ndarray) -> np.ndarray:
+    """Voxels of each component (26 neighbours)."""
+    boxes = ndimage.find_objects(mask.view(np.int8))
+    if not boxes:
+        return np.zeros(0)
+    components, _ = ndimage.label(mask[boxes[0]], np.ones((3, 3, 3)))
+    return np.bincount(components.ravel())[1:]
 
 
 def _count_score(group: FindingGroup, found: int) -> float:
