@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rsuper_train.data import Sample
-from rsuper_train.engine import connected, segment
+from rsuper_train.demo_engine import connected, segment
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 SMALLEST_MM3 = (500.0, 1000.0, 1500.0, 2000.0, 3000.0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `rsuper demo`, `rsuper reports`."""
+"""The command line: `rsuper demo`, `rsuper predict`, `rsuper prepare`, `rsuper reports`."""
 
 from __future__ import annotations
 
@@ -35,13 +35,94 @@ def demo(
 ) -> None:
     """Learn to segment tumours in a real CT from report sentences alone, and compare with hidden masks."""
     from rsuper_train.demo import DemoOptions, run_demo  # slow imports, not needed for --help
-    from rsuper_train.engine import Settings
+    from rsuper_train.demo_engine import Settings
 
     settings = Settings() if steps is None else replace(Settings(), steps=steps)
     options = DemoOptions(
         out=out, seed=seed, threads=threads, train_cases=train_cases, test_cases=test_cases, settings=settings
     )
     run_demo(options, Console())
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="Run folder, or a checkpoint.")],
+    data: Annotated[Path, typer.Argument(help="Folder of cases, <case>/ct.nii.gz, as for `rsuper prepare`.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the predictions.")],
+    also: Annotated[list[Path] | None, typer.Option(help="Another run, averaged with the first; repeatable.")] = None,
+    channels: Annotated[str | None, typer.Option(help="Outputs to write, by commas; otherwise all lesions.")] = None,
+    cases: Annotated[str | None, typer.Option(help="Ids by commas, or a text file with one a line.")] = None,
+    overlap: Annotated[float | None, typer.Option(help="Share by which windows overlap.")] = None,
+    mirror: Annotated[str | None, typer.Option(help="Axes mirrored at test time, such as DHW; or none.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Probability from which a voxel is tumour.")] = None,
+    smallest: Annotated[float | None, typer.Option(help="mm3 below which a component is dropped.")] = None,
+    gate: Annotated[str | None, typer.Option(help="mm around the organ in which lesions are kept; or none.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto: a GPU if there is one.")] = "auto",
+    workers: Annotated[int, typer.Option(help="Cases at a time; one is in the network, others on disk.")] = 1,
+    overwrite: Annotated[bool, typer.Option(help="Predict finished cases again.")] = False,
+) -> None:
+    """Predict tumours in CTs; options not given are those of the run. Exit code 1 if a case failed."""
+    from rsuper_train.predict import Predictor, predict_folder, read_ids
+
+    asked = {"overlap": overlap, "mirror": mirror, "threshold": threshold, "smallest": smallest, "gate": gate}
+    overrides: dict[str, object] = {name: value for name, value in asked.items() if value is not None}
+    if mirror:
+        overrides["mirror"] = () if mirror == "none" else tuple(mirror)
+    if gate == "none":
+        overrides["gate"] = None
+    predictor = Predictor([run, *(also or ())], device, channels.split(",") if channels else None, overrides)
+    ids = read_ids(cases) if cases else None
+    if predict_folder(predictor, data, out, Console(), cases=ids, workers=workers, overwrite=overwrite):
+        raise typer.Exit(1)
+
+
+@app.command()
+def prepare(
+    data: Annotated[Path, typer.Argument(help="Folder of cases: <case>/ct.nii.gz with organ and lesion masks.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the prepared data.")],
+    spacing: Annotated[str, typer.Option(help="mm: 1, or 3,1,1 along D, H and W, or own.")] = "1",
+    clip: Annotated[tuple[int, int], typer.Option(help="HU outside of which CTs are cut off.")] = (-1000, 1000),
+    label_set: Annotated[
+        str, typer.Option(help="Of the organs: totalsegmentator, abdomenatlas, or a file of your own.")
+    ] = "totalsegmentator",
+    workers: Annotated[int, typer.Option(min=1, help="Processes; each takes 1 to 3 GB.")] = min(8, os.cpu_count() or 1),
+) -> None:
+    """Reorient, resample, clip and store a folder of cases; run it again to go on where it stopped.
+
+    A case that cannot be prepared is named, and the others go on.
+    """
+    from rsuper_train.prepare import Options, parse_spacing, prepare  # slow imports, not needed for --help
+    from rsuper_train.reports.masks import load_label_set
+
+    prepare(data, out, Options(load_label_set(label_set), parse_spacing(spacing), clip), workers, Console())
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="Configuration (YAML); `rsuper config` writes one with all defaults.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, such as stages.0.steps=100; may be repeated.")
+    ] = None,
+) -> None:
+    """Train a network; the same command goes on where it was interrupted."""
+    from rsuper_train.config import load_config
+    from rsuper_train.engine import train as run
+
+    loaded = load_config(config, overrides or ())
+    run(loaded, Console(stderr=True))
+
+
+@app.command()
+def config(
+    path: Annotated[Path | None, typer.Argument(help="Configuration to complete; none: all defaults.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, such as stages.0.steps=100; may be repeated.")
+    ] = None,
+) -> None:
+    """Print a complete configuration, with what each key means."""
+    from rsuper_train.config import load_config, parse_config, to_yaml
+
+    print(to_yaml(load_config(path, overrides or ()) if path else parse_config({})))
 
 
 def main() -> None:

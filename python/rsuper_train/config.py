@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+import math
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from rsuper_kernels import get_recipe
 from rsuper_kernels.recipes import Recipe
@@ -194,6 +197,14 @@ class Config(Section):
     logging: Logging = Logging()
     predict: Predict = Predict()
 
+    @model_validator(mode="after")
+    def _check_average(self) -> Config:
+        if self.optimiser.average and self.hardware.strategy == "fsdp":
+            raise ValueError(
+                "optimiser.average: weights that are spread over devices (fsdp) are not averaged; set it to 0"
+            )
+        return self
+
     @property
     def steps(self) -> int:
         """Of all stages."""
@@ -224,6 +235,54 @@ def parse_config(data: dict[str, Any], source: str = "configuration") -> Config:
         raise ValueError("\n".join(f"{source}: {_problem(item)}" for item in error.errors())) from None
 
 
+def to_yaml(config: Config) -> str:
+    """A configuration in YAML that `load_config` reads, with what each key means above it."""
+    return "\n".join(_lines(config, ""))
+
+
+def _lines(section: Section, indent: str) -> Iterator[str]:
+    values = section.model_dump(mode="json")
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            yield ""
+            yield from _comment(type(value).__doc__, indent)
+            yield f"{indent}{name}:"
+            yield from _lines(value, indent + "  ")
+        elif isinstance(value, tuple) and value and isinstance(value[0], Section):
+            yield ""
+            yield from _comment(type(value[0]).__doc__, indent)
+            yield f"{indent}{name}:"
+            for item in value:
+                first, *rest = [line for line in _lines(item, indent + "    ") if line]
+                lines = [first, *rest]
+                key = next(i for i, line in enumerate(lines) if not line.lstrip().startswith("#"))
+                lines[key] = f"{indent}  - {lines[key].lstrip()}"
+                yield from lines
+        else:
+            yield from _comment(_meaning(field), indent)
+            yield f"{indent}{name}: {_flow(values[name])}"
+
+
+def _comment(text: str | None, indent: str) -> Iterator[str]:
+    for line in textwrap.wrap(" ".join((text or "").split()), 116 - len(indent)):
+        yield f"{indent}# {line}"
+
+
+def _meaning(field: FieldInfo) -> str:
+    """Description, choices and default of a field."""
+    choices = [_flow(choice) for choice in get_args(field.annotation) if isinstance(choice, str)]
+    default = field.default.as_posix() if isinstance(field.default, Path) else field.default
+    default = list(default) if isinstance(default, tuple) else default
+    parts = (field.description, " | ".join(choices) if len(choices) > 1 else None, f"default {_flow(default)}")
+    return "; ".join(part for part in parts if part)
+
+
+def _flow(value: Any) -> str:
+    """A value on one line of YAML."""
+    return yaml.safe_dump(value, default_flow_style=True, width=math.inf).removesuffix("...\n").strip()
+
+
 def _override(data: Any, text: str) -> None:
     key, equals, value = text.partition("=")
     *parents, last = key.strip().split(".")
@@ -231,10 +290,14 @@ def _override(data: Any, text: str) -> None:
         raise ValueError(f"--set: expected key=value such as stages.0.steps=100, got {text!r}")
     for name in parents:
         data = _entry(data, name, text)
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ValueError(f"--set: the value is not YAML in {text!r}") from None
     if isinstance(data, list):
-        data[_index(data, last, text)] = yaml.safe_load(value)
+        data[_index(data, last, text)] = parsed
     else:
-        data[last] = yaml.safe_load(value)
+        data[last] = parsed
 
 
 def _entry(data: Any, name: str, text: str) -> Any:
@@ -242,7 +305,7 @@ def _entry(data: Any, name: str, text: str) -> Any:
     if isinstance(data, list):
         return data[_index(data, name, text)]
     if data.get(name) is None:
-        data[name] = {}
+        data[name] = [{}] if name == "stages" else {}
     if not isinstance(data[name], dict | list):
         raise ValueError(f"--set: {name} holds a value, not keys, in {text!r}")
     return data[name]

@@ -24,7 +24,7 @@ import rsuper_kernels
 from rsuper_train.anatomy import load_anatomy
 from rsuper_train.calibrate import OperatingPoint, choose_operating_point
 from rsuper_train.data import Sample, prepare, to_case_grid
-from rsuper_train.engine import Settings, StepTime, ball_mask, build_network, predict, train
+from rsuper_train.demo_engine import Settings, StepTime, ball_mask, build_network, predict, train
 from rsuper_train.evaluate import CaseScore, Summary, score_case, summarise
 from rsuper_train.figures import Panel, draw_cases, draw_losses
 from rsuper_train.files import write_atomically

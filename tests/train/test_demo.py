@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from rsuper_train.cli import app, main
 from rsuper_train.data import Sample, augment, collate, prepare, to_case_grid
-from rsuper_train.engine import Settings, build_network, predict, train
+from rsuper_train.demo_engine import Settings, build_network, predict, train
 from rsuper_train.phantom import make_cohort
 
 RUNNER = CliRunner()

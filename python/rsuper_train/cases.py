@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prepared cases with their reports: what is known of each, and which of them are trained on."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from rsuper_train.config import Data
+from rsuper_train.manifest import Box, Manifest, Voxels, read_manifest
+from rsuper_train.reports.findings import CropFindings, to_findings
+from rsuper_train.reports.masks import LABEL_SETS, LabelSet, load_label_set, organ_ids
+from rsuper_train.reports.public_tables import read_any_table
+from rsuper_train.reports.schema import NO_ANSWER, NO_TEXT, Report
+from rsuper_train.reports.vocabulary import load_vocabulary
+
+ALL_LESIONS = "lesion"
+"""The channel of a network that holds the tumours of all organs."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a report speaks of, in the case's whole volume.
+
+    Args:
+        channels: lesion channels that it speaks of.
+        tumours: boxes of regions with tumours.
+        negatives: boxes of labels without.
+    """
+
+    channels: frozenset[str]
+    tumours: tuple[Box, ...]
+    negatives: tuple[Box, ...]
+
+
+class Cases:
+    """Prepared cases, their reports, and which are trained on.
+
+    A mask case has a mask for at least one lesion channel of the network. A report case has none, and a report that
+    says something of the organs in its CT. Others are not used.
+
+    What is known of a lesion channel in a case comes from its mask, else from the report, else nothing is. "lesion"
+    stands for the tumours of all organs: any mask counts as its mask. Where the case lacks masks that other cases have,
+    that union is known in the organs of the masks that are there, and nowhere else.
+
+    Attributes:
+        lesions: the network's lesion channels.
+        mask_cases, report_cases: ids to train on, sorted.
+        validation: ids of both kinds that are kept from training, sorted.
+        places: report case -> where its report speaks of.
+        notes: what a person should know before training for long, a sentence each.
+
+    Raises:
+        FileNotFoundError: there is no manifest, table of reports or list of validation cases at the path given.
+        ValueError: a channel that is neither one of lesions nor a class of the label set; a file that is no table of
+            tumours; a list of validation cases that names none of the cases.
+    """
+
+    def __init__(self, data: Data) -> None:
+        self.data, self.manifest = data, read_manifest(data.prepared)
+        self.label_set, self.vocabulary = _label_set(self.manifest), load_vocabulary()
+        self._organs = {
+            name: (organ.channel, organ_ids(name, self.label_set, self.vocabulary))
+            for name, organ in self.vocabulary.organs.items()
+        }
+        self.lesions = self._lesion_channels()
+        self.notes: list[str] = []
+        self.reports = self._read_reports()
+        masked = {id for id in self.manifest.cases if self.annotated(id)}
+        self.places = self._places(id for id in self.manifest.cases if id in self.reports and id not in masked)
+        held_out = self._held_out()
+        self.mask_cases = tuple(sorted(masked - held_out))
+        self.report_cases = tuple(sorted(self.places.keys() - held_out))
+        self.validation = tuple(sorted((masked | self.places.keys()) & held_out))
+        self._note_gaps()
+
+    def annotated(self, id: str) -> tuple[str, ...]:
+        """The network's lesion channels that the case has a mask for."""
+        masks = self.manifest.cases[id].lesions
+        return tuple(name for name in self.lesions if name in masks or (name == ALL_LESIONS and masks))
+
+    def masks(self, id: str, channel: str) -> tuple[str, ...]:
+        """The case's masks whose union an annotated channel is."""
+        return tuple(self.manifest.cases[id].lesions) if channel == ALL_LESIONS else (channel,)
+
+    def known_labels(self, id: str) -> frozenset[int] | None:
+        """Label ids in which the union of the case's masks holds all tumours; None: everywhere."""
+        masks = self.manifest.cases[id].lesions
+        if ALL_LESIONS in masks or set(self.manifest.channels) - {ALL_LESIONS} <= masks.keys():
+            return None
+        return frozenset().union(*(ids for channel, ids in self._organs.values() if channel in masks))
+
+    def organ_boxes(self, id: str) -> list[Box]:
+        """Boxes of the labels of organs whose tumours the network finds; of all labels where there are none."""
+        wanted = frozenset[int]().union(
+            *(ids for channel, ids in self._organs.values() if {channel, ALL_LESIONS}.intersection(self.lesions))
+        )
+        boxes = {label: extent.box for label, extent in self.manifest.cases[id].labels.items() if extent.box}
+        return [box for label, box in boxes.items() if label in wanted] or list(boxes.values())
+
+    def findings(self, id: str, visible: Mapping[int, float]) -> CropFindings:
+        """What the case's report says of a crop, over `lesions`; without a report, nothing.
+
+        Args:
+            visible: label id -> fraction of its voxels in the crop, for every label of the case.
+        """
+        return to_findings(
+            [self.reports.get(id, Report(id=id))],
+            self.label_set,
+            self.lesions,
+            self.vocabulary,
+            unmentioned=self.data.unmentioned,
+            visible=[visible],
+        )
+
+    def _lesion_channels(self) -> tuple[str, ...]:
+        known = {ALL_LESIONS, *(channel for channel, _ in self._organs.values())}
+        for name in self.data.channels:
+            if name not in known and name not in self.label_set.ids:
+                near = difflib.get_close_matches(name, [*known, *self.label_set.ids], n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]!r}?" if near else f"those of lesions are {', '.join(sorted(known))}"
+                raise ValueError(
+                    f"data.channels: {name!r} is neither a lesion channel nor a class of the labels; {hint}"
+                )
+        lesions = tuple(name for name in self.data.channels if name in known)
+        if not lesions or (ALL_LESIONS in lesions and len(lesions) > 1):
+            raise ValueError(
+                f"data.channels: expected {ALL_LESIONS!r}, or lesion channels of organs such as 'liver_lesion', and "
+                f"not both; got {', '.join(self.data.channels)}"
+            )
+        return lesions
+
+    def _read_reports(self) -> dict[str, Report]:
+        """The reports of the prepared cases that have been read."""
+        if self.data.reports is None:
+            return {}
+        if not self.data.reports.is_file():
+            raise FileNotFoundError(
+                f"data.reports: there is no file {self.data.reports}; make one with `rsuper reports extract`, or leave "
+                "data.reports out to train on masks alone"
+            )
+        reports = {report.id: report for report in read_any_table(self.data.reports, self.vocabulary)}
+        self._note("reports of cases that are not prepared", reports.keys() - self.manifest.cases.keys())
+        unread = {id for id, report in reports.items() if any(f.startswith((NO_TEXT, NO_ANSWER)) for f in report.flags)}
+        self._note("reports without text, or not read by the model: they say nothing", unread)
+        return {id: report for id, report in reports.items() if id in self.manifest.cases and id not in unread}
+
+    def _places(self, ids: Iterable[str]) -> dict[str, Places]:
+        """Where reports speak of; cases whose report says nothing that can be placed are left out."""
+        places, silent = dict[str, Places](), list[str]()
+        for id in ids:
+            labels = self.manifest.cases[id].labels
+            findings = self.findings(id, dict.fromkeys(labels, 1.0)).findings
+            if not findings.groups:
+                silent.append(id)
+                continue
+            places[id] = Places(
+                frozenset(findings.channel_name(int(group.channel)) for group in findings.groups),
+                tuple(_union(labels[i].box for i in g.label_ids) for g in findings.groups if not g.negative),
+                tuple(_union([labels[i].box]) for g in findings.groups if g.negative for i in g.label_ids),
+            )
+        self._note("reports that say nothing about organs found in the CT", silent)
+        return places
+
+    def _held_out(self) -> set[str]:
+        chosen = self.data.validation
+        if isinstance(chosen, float):
+            return {id for id in self.manifest.cases if _share(id) < chosen}
+        if not chosen.is_file():
+            raise FileNotFoundError(f"data.validation: there is no file {chosen}; expected a share, or one id a line")
+        lines = chosen.read_text(encoding="utf-8-sig").splitlines()
+        wanted = {line.strip() for line in lines if line.strip()}
+        held_out = wanted & self.manifest.cases.keys()
+        if not held_out:
+            raise ValueError(f"data.validation: {chosen} names none of the {len(self.manifest.cases)} prepared cases")
+        self._note(f"validation cases of {chosen} that are not prepared", wanted - held_out)
+        return held_out
+
+    def _note_gaps(self) -> None:
+        cases, used = self.manifest.cases, {*self.mask_cases, *self.report_cases, *self.validation}
+        if self.data.reports is not None:
+            self._note("cases with neither a mask nor a report: not used", cases.keys() - used - self.reports.keys())
+        large = [
+            id
+            for id in self.report_cases
+            if (boxes := self.places[id].tumours) and not any(fits(b, self.data.patch, cases[id].shape) for b in boxes)
+        ]
+        patch = " x ".join(map(str, self.data.patch))
+        self._note(f"report cases whose tumours teach nothing, no region fits a patch of {patch}", large)
+        spoken = frozenset().union(
+            *(self.annotated(id) for id in self.mask_cases), *(self.places[id].channels for id in self.report_cases)
+        )
+        self._note("channels that no case to train on says anything about", set(self.lesions) - spoken)
+
+    def _note(self, what: str, names: Collection[str]) -> None:
+        if names:
+            shown = ", ".join(sorted(names)[:5])
+            self.notes.append(f"{what}: {len(names)} ({shown}{', ...' if len(names) > 5 else ''})")
+
+
+def fits(box: Box, size: Voxels, shape: Voxels) -> bool:
+    """Whether a crop can hold the box with a voxel around it, as far as the volume goes."""
+    return all(min(end + 1, n) - max(first - 1, 0) <= s for (first, end), s, n in zip(box, size, shape, strict=True))
+
+
+def _union(boxes: Iterable[Box | None]) -> Box:
+    edges = [box for box in boxes if box is not None]
+    return tuple((min(first for first, _ in axis), max(end for _, end in axis)) for axis in zip(*edges, strict=True))
+
+
+def _share(id: str) -> float:
+    """A number from 0 to 1 that depends on the id alone, so that more cases do not move those that are there."""
+    return int.from_bytes(hashlib.sha256(id.encode()).digest()[:8], "big") / 2**64
+
+
+def _label_set(manifest: Manifest) -> LabelSet:
+    name = manifest.label_set_name
+    places = load_label_set(name).places if name in LABEL_SETS else {}
+    return LabelSet(name, manifest.label_set, places)

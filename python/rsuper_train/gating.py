@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where lesions of an organ can be, and which are too small to be kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from rsuper_train.layout import LESION
+from rsuper_train.manifest import CaseRecord, Spacing
+from rsuper_train.reports.masks import LabelSet, organ_ids
+from rsuper_train.reports.vocabulary import load_vocabulary
+
+Part = tuple[slice, slice, slice]
+
+BLOCK = 32
+"""Slices whose distances to an organ are held at a time: they take thirty times the memory of a mask."""
+
+
+def organs_of(channel: str, label_set: LabelSet) -> frozenset[int]:
+    """Label ids of the organs that a lesion channel belongs to; "lesion" belongs to all that the vocabulary knows.
+
+    Raises:
+        ValueError: none of them has a class in the label set.
+    """
+    vocabulary = load_vocabulary()
+    own = [name for name, organ in vocabulary.organs.items() if channel in (organ.channel, LESION)]
+    ids = frozenset[int]().union(*(organ_ids(name, label_set, vocabulary) for name in own))
+    if not ids:
+        raise ValueError(f"gate: no class of the label set {label_set.name} is an organ of the channel {channel}")
+    return ids
+
+
+def around(record: CaseRecord, ids: frozenset[int], margin: Sequence[int]) -> Part | None:
+    """The box of labels with a margin in voxels, cut at the volume's borders; None where the case has none of them."""
+    boxes = np.array([extent.box for id, extent in record.labels.items() if id in ids and extent.box])
+    if not len(boxes):
+        return None
+    low = np.maximum(boxes[..., 0].min(axis=0) - margin, 0).tolist()
+    high = np.minimum(boxes[..., 1].max(axis=0) + margin, record.shape).tolist()
+    return (slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2]))
+
+
+def near(organ: np.ndarray, distance: float, spacing: Spacing) -> np.ndarray:
+    """Voxels within `distance` mm of a mask (D, H, W), its own included."""
+    result, reach = np.zeros_like(organ), math.ceil(distance / spacing[0])
+    for start in range(0, len(organ), BLOCK):
+        low = max(start - reach, 0)
+        block = organ[low : start + BLOCK + reach]
+        if block.any():
+            found = ndimage.distance_transform_edt(~block, sampling=spacing)[start - low :][:BLOCK]
+            result[start : start + BLOCK] = found <= distance * (1 + 1e-6)
+    return result
+
+
+def drop_small(mask: np.ndarray, smallest: float) -> None:
+    """Remove components of fewer than `smallest` voxels, in place; voxels that share a corner are connected."""
+    boxes = ndimage.find_objects(mask.view(np.uint8))
+    if smallest > 0 and boxes:
+        components, _ = ndimage.label(mask[boxes[0]], structure=np.ones((3, 3, 3)))
+        keep = np.bincount(components.ravel()) >= smallest
+        keep[0] = False
+        mask[boxes[0]] = keep[components]

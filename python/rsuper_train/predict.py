@@ -1,0 +1,374 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From CTs as they come to masks and probabilities of lesions on their own grid.
+
+<out>/<case>/<channel>.nii.gz                    mask
+<out>/<case>/probabilities/<channel>.nii.gz      in steps of 1/255
+<out>/<case>/prediction.json                     written last: a case without it is not finished
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime, timezone
+from functools import partial
+from itertools import chain, combinations
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.inferers import sliding_window_inference
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+
+from rsuper_train.checkpoint import checkpoint_provenance, load_manifest, load_network
+from rsuper_train.config import Config, parse_config
+from rsuper_train.files import write_atomically
+from rsuper_train.gating import Part, around, drop_small, near, organs_of
+from rsuper_train.grids import to_source_grid
+from rsuper_train.inputs import network_input
+from rsuper_train.layout import LESION, CaseFiles, find_cases
+from rsuper_train.manifest import CaseRecord, Manifest, Spacing
+from rsuper_train.networks import heads
+from rsuper_train.prepare import CaseError, Options, Volume, read_case
+from rsuper_train.reports.masks import LabelSet
+
+PREDICTION = "prediction.json"
+PROBABILITIES = "probabilities"
+
+
+class Predictor:
+    """A network, or several whose probabilities are averaged.
+
+    Args:
+        checkpoints: run folders or checkpoint files; they have to agree in outputs, inputs, patch and preprocessing.
+        device: "auto", "cpu", "cuda:1", ...
+        channels: which of the network's outputs; None: the lesion channels, or all where there are none of those.
+        overrides: fields of the configuration's section `predict` to change.
+
+    Raises:
+        ValueError: networks that do not agree, a channel that they do not have, an override out of range, a gate around
+            an organ without a class in the label set.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Sequence[Path],
+        device: str = "auto",
+        channels: Sequence[str] | None = None,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> None:
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(device)
+        loaded = [load_network(path, device) for path in checkpoints]
+        self.networks = [network for network, _ in loaded]
+        self.config, self.manifest = _agree(checkpoints, [config for _, config in loaded])
+        self.label_set = LabelSet(self.manifest.label_set_name, self.manifest.label_set)
+        self.options = parse_config({"predict": self.config.predict.model_dump() | dict(overrides or {})}).predict
+        self.channels = _select(self.config.data.channels, channels)
+        gated = [name for name in self.channels if name.endswith(LESION) and self.options.gate is not None]
+        self.gates = {name: organs_of(name, self.label_set) for name in gated}
+        self.needs_organs = bool(self.gates) or set(self.config.data.inputs) != {"ct"}
+        self.provenance = {
+            "networks": [checkpoint_provenance(path) for path in checkpoints],
+            "channels": list(self.channels),
+            "options": self.options.model_dump(mode="json"),
+        }
+        self._outputs = [self.config.data.channels.index(name) for name in self.channels]
+        axes = [2 + "DHW".index(axis) for axis in self.options.mirror]
+        self._flips = list(chain.from_iterable(combinations(axes, count) for count in range(len(axes) + 1)))
+        self._lock = threading.Lock()
+
+    def probabilities(self, image: np.ndarray, spacing: Spacing) -> np.ndarray:
+        """Probabilities of a volume by sliding windows with Gaussian blending, without gates and thresholds.
+
+        Takes the memory of the result and of one channel more. Callers in several threads wait for each other.
+
+        Args:
+            image: the network's input (C_in, D, H, W), float32, as `network_input` makes it.
+            spacing: mm; that of the prepared data, where all of it had one.
+
+        Returns:
+            float32 (C, D, H, W), in the order of `channels`.
+        """
+        trained = self.manifest.spacing
+        if trained is not None and not np.allclose(spacing, trained, rtol=0.02):
+            raise ValueError(f"spacing: expected that of the network, {trained} mm, got {tuple(spacing)} mm")
+        with self._lock, torch.inference_mode():
+            result = sliding_window_inference(
+                torch.from_numpy(image)[None],
+                roi_size=self.config.data.patch,
+                sw_batch_size=self.config.hardware.batch,
+                predictor=self._window,
+                overlap=self.options.overlap,
+                mode="gaussian",
+                sw_device=self.device,
+                device=torch.device("cpu"),
+            )
+        return result[0].numpy()
+
+    def predict(self, ct: np.ndarray, labels: np.ndarray, record: CaseRecord) -> np.ndarray:
+        """`probabilities` of a prepared CT, or of a part of it; where the patch is larger, air is put behind it.
+
+        Args:
+            ct: HU (D, H, W), clipped.
+            labels: label map (D, H, W).
+            record: of the case.
+        """
+        missing = [(0, max(0, size - own)) for size, own in zip(self.config.data.patch, ct.shape, strict=True)]
+        padded = np.pad(ct, missing, constant_values=self.manifest.clip[0]), np.pad(labels, missing)
+        image = network_input(*padded, record, self.manifest.intensity, self.config.data.inputs)
+        return self.probabilities(image, record.spacing)[:, : ct.shape[0], : ct.shape[1], : ct.shape[2]]
+
+    def _window(self, window: torch.Tensor) -> torch.Tensor:
+        """Probabilities of windows (B, C_in, *patch), averaged over networks and mirrored axes."""
+        half = self.device.type == "cuda" and self.config.hardware.precision != "32-true"
+        total = window.new_zeros(len(window), len(self.channels), *window.shape[2:])
+        for network in self.networks:
+            for axes in self._flips:
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+                    logits = heads(network(window.flip(axes)), window.shape[2:])[0]
+                total += logits[:, self._outputs].float().sigmoid().flip(axes)
+        return total / (len(self.networks) * len(self._flips))
+
+
+def predict_folder(
+    predictor: Predictor,
+    data: Path,
+    out: Path,
+    console: Console,
+    *,
+    cases: Sequence[str] | None = None,
+    workers: int = 1,
+    overwrite: bool = False,
+) -> dict[str, str]:
+    """Predict a folder of cases. Those that are finished are skipped; one that fails does not stop the others.
+
+    Args:
+        predictor: the networks.
+        data: <data>/<case>/ct.nii.gz, with organ masks where the network's inputs or the gates need them.
+        out: where predictions go.
+        console: gets a line a case.
+        cases: ids; None: all.
+        workers: cases at a time, of which one is in the network; each takes memory of its own.
+        overwrite: predict everything anew, and replace what other networks or options predicted.
+
+    Returns:
+        Cases that failed, and why.
+
+    Raises:
+        ValueError: no such case; predictions by other networks or options are in the way; `out` is `data`.
+        OSError: `out` cannot be written.
+    """
+    if out.resolve() == data.resolve():
+        raise ValueError(f"{out}: predictions need a folder of their own, this one holds the cases")
+    found = find_cases(data)
+    if missing := [id for id in cases or () if id not in found]:
+        raise ValueError(f"{data}: there is no case {', '.join(missing[:5])}{', ...' * (len(missing) > 5)}")
+    wanted = [_wanted(predictor, found[id]) for id in (found if cases is None else cases)]
+    waiting = [files for files in wanted if overwrite or not _is_finished(predictor, files, out / files.id)]
+    if len(waiting) < len(wanted):
+        console.print(f"{len(wanted) - len(waiting)} of {len(wanted)} cases were finished before", highlight=False)
+    failed = {}
+    with Progress(console=console, transient=True) as progress:
+        work = partial(_try_case, predictor, out)
+        for files, (error, line) in zip(waiting, progress.track(_in_turns(work, waiting, workers), len(waiting))):
+            console.print(f"{'[red]' * error}{escape(files.id)}: {escape(line)}", highlight=False, soft_wrap=True)
+            if error:
+                failed[files.id] = line
+    return failed
+
+
+def read_ids(text: str) -> list[str]:
+    """Ids of cases, by commas or from a text file with one a line."""
+    path = Path(text)
+    ids = path.read_text(encoding="utf-8").splitlines() if path.is_file() else text.split(",")
+    return [id.strip() for id in ids if id.strip()]
+
+
+def predict_case(predictor: Predictor, files: CaseFiles, out: Path) -> dict[str, Any]:
+    """Predict one case into a folder of its own; returns what prediction.json says.
+
+    Raises:
+        CaseError: the case cannot be read, lacks organ masks that are needed, or the network gave no numbers.
+    """
+    started, files = time.monotonic(), _wanted(predictor, files)
+    source = _state(files)
+    volume = _read(predictor, files)
+    affine = np.array(volume.record.source.affine)
+    voxel = abs(float(np.linalg.det(affine[:3, :3])))
+    notes, channels = list(volume.record.notes), {}
+    _clear(out)
+    for name, probabilities in _gated(predictor, volume, notes):
+        highest = float(probabilities.max())
+        if not math.isfinite(highest):
+            raise CaseError(f"{files.folder}: the network's output for {name} is not a number")
+        probabilities = to_source_grid(probabilities, volume.record, 1)
+        mask = probabilities >= predictor.options.threshold
+        drop_small(mask, predictor.options.smallest / voxel)
+        _write(out / f"{name}.nii.gz", mask.view(np.uint8), affine)
+        probabilities *= 255
+        scaled = np.rint(probabilities, out=probabilities).astype(np.uint8)
+        _write(out / PROBABILITIES / f"{name}.nii.gz", scaled, affine, 1 / 255)
+        channels[name] = {"max_probability": highest, "volume_mm3": float(mask.sum()) * voxel}
+    prediction = {
+        "case": files.id,
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - started, 1),
+        "device": str(predictor.device),
+        "provenance": predictor.provenance,
+        "source": source,
+        "threshold": predictor.options.threshold,
+        "spacing": volume.record.spacing,
+        "channels": channels,
+        "notes": notes,
+    }
+    text = json.dumps(prediction, indent=1)
+    write_atomically(out / PREDICTION, lambda part: part.write_text(text, encoding="utf-8"))
+    return prediction
+
+
+def load_prediction(folder: Path) -> dict[str, Any] | None:
+    """What prediction.json says of a case; None where the case is not finished."""
+    try:
+        return json.loads((folder / PREDICTION).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def _agree(checkpoints: Sequence[Path], configs: Sequence[Config]) -> tuple[Config, Manifest]:
+    """The first network's configuration and data, when the others saw their cases in the same way."""
+    manifests = [load_manifest(path) for path in checkpoints]
+    facts = [
+        config.data.model_dump(include={"channels", "inputs", "patch"})
+        | manifest.model_dump(include={"spacing", "clip", "intensity", "label_set"})
+        for config, manifest in zip(configs, manifests, strict=True)
+    ]
+    for path, own in zip(checkpoints, facts, strict=True):
+        for name, value in own.items():
+            if value != facts[0][name]:
+                raise ValueError(f"{path}: {name}: expected {facts[0][name]} as in {checkpoints[0]}, got {value}")
+    return configs[0], manifests[0]
+
+
+def _select(outputs: Sequence[str], asked: Sequence[str] | None) -> tuple[str, ...]:
+    for name in asked or ():
+        if name not in outputs:
+            raise ValueError(f"channels: the network has no {name!r}, it has {', '.join(outputs)}")
+    return tuple(asked or [name for name in outputs if name.endswith(LESION)] or outputs)
+
+
+def _in_turns(work: Any, cases: Sequence[CaseFiles], workers: int) -> Iterator[tuple[bool, str]]:
+    if workers <= 1:
+        yield from map(work, cases)
+        return
+    pool = ThreadPoolExecutor(workers)
+    try:
+        yield from pool.map(work, cases)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _try_case(predictor: Predictor, out: Path, files: CaseFiles) -> tuple[bool, str]:
+    """Whether a case failed, and a line about it."""
+    try:
+        prediction = predict_case(predictor, files, out / files.id)
+    except (CaseError, MemoryError, torch.OutOfMemoryError) as error:
+        return True, str(error).split("\n")[0] or "there is not enough memory"
+    found = prediction["channels"].items()
+    volumes = [f"{name} {of['volume_mm3'] / 1000:.1f} ml (p {of['max_probability']:.2f})" for name, of in found]
+    return False, f"{', '.join(volumes)}; {prediction['seconds']:.0f} s"
+
+
+def _wanted(predictor: Predictor, files: CaseFiles) -> CaseFiles:
+    """The files that a prediction depends on."""
+    return replace(files, lesions={}, **({} if predictor.needs_organs else {"label_map": None, "organs": {}}))
+
+
+def _state(files: CaseFiles) -> dict[str, list[int]]:
+    """Bytes and time of the last change (ns) by file, so that a change is noticed."""
+    stats = {str(path.relative_to(files.folder)): path.stat() for path in files.used()}
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+
+
+def _is_finished(predictor: Predictor, files: CaseFiles, folder: Path) -> bool:
+    earlier = load_prediction(folder)
+    if earlier is None:
+        return False
+    if _identity(earlier["provenance"]) != _identity(predictor.provenance):
+        raise ValueError(
+            f"{folder / PREDICTION}: this is by other networks, channels or options; "
+            "predict into another folder, or with --overwrite"
+        )
+    return earlier["source"] == _state(files) and all(path.is_file() for path in _images(folder, earlier))
+
+
+def _identity(provenance: Mapping[str, Any]) -> object:
+    return [network["sha256"] for network in provenance["networks"]], provenance["channels"], provenance["options"]
+
+
+def _images(folder: Path, prediction: Mapping[str, Any]) -> list[Path]:
+    return [parent / f"{name}.nii.gz" for name in prediction["channels"] for parent in (folder, folder / PROBABILITIES)]
+
+
+def _clear(folder: Path) -> None:
+    """Remove an earlier prediction, and what one that was killed left half written."""
+    earlier = load_prediction(folder)
+    for path in [*folder.rglob(".*.part"), *(_images(folder, earlier) if earlier else []), folder / PREDICTION]:
+        path.unlink(missing_ok=True)
+
+
+def _read(predictor: Predictor, files: CaseFiles) -> Volume:
+    if predictor.needs_organs and not (files.label_map or files.organs):
+        why = "the gate needs" if predictor.gates else f"the inputs {', '.join(predictor.config.data.inputs)} need"
+        raise CaseError(f"{files.folder}: {why} organ masks: segmentations/<class>.nii.gz or labels.nii.gz")
+    manifest = predictor.manifest
+    options = Options(spacing=manifest.spacing, clip=manifest.clip, label_set=predictor.label_set, channels=())
+    return read_case(files, options)
+
+
+def _gated(predictor: Predictor, volume: Volume, notes: list[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """Channels and probabilities (D, H, W), 0 beyond the gates; windows lie only where something can be kept."""
+    record, gates, gate = volume.record, predictor.gates, predictor.options.gate or 0.0
+    reach = [math.ceil(gate / step) for step in record.spacing]
+    whole = slice(0, record.shape[0]), slice(0, record.shape[1]), slice(0, record.shape[2])
+    seen: Part | None = whole
+    if len(gates) == len(predictor.channels):
+        context = [margin + size // 4 for margin, size in zip(reach, predictor.config.data.patch, strict=True)]
+        seen = around(record, frozenset[int]().union(*gates.values()), context)
+    found = () if seen is None else predictor.predict(volume.ct[seen], volume.labels[seen], record)
+    for index, name in enumerate(predictor.channels):
+        kept = around(record, gates[name], reach) if name in gates else whole
+        result = np.zeros(record.shape, np.float32)
+        if kept is None:
+            notes.append(f"{name}: its organ is not in the masks, so that nothing is predicted")
+        else:
+            result[seen] = found[index]
+        if kept and name in gates:
+            within = result[kept] * near(np.isin(volume.labels[kept], list(gates[name])), gate, record.spacing)
+            result[:] = 0
+            result[kept] = within
+        yield name, result
+
+
+def _write(path: Path, values: np.ndarray, affine: np.ndarray, slope: float = 1.0) -> None:
+    """A NIfTI file that depends on nothing but these arguments."""
+    image = nib.Nifti1Image(values, affine)
+    image.header.set_xyzt_units("mm")
+    image.header.set_slope_inter(slope, 0)
+
+    def _fill(part: Path) -> None:
+        with part.open("wb") as raw, gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as stream:
+            image.to_stream(stream)
+
+    write_atomically(path, _fill)

@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prediction with networks whose right answer is known: a voxel is tumour where its HU are above a threshold."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+from scipy import ndimage
+from torch import nn
+from typer.testing import CliRunner
+
+from rsuper_train.checkpoint import FOLDER, LAST, save
+from rsuper_train.cli import app
+from rsuper_train.config import parse_config
+from rsuper_train.gating import drop_small, near
+from rsuper_train.manifest import Intensity, Manifest
+from rsuper_train.networks import build_network
+from rsuper_train.predict import PREDICTION, Predictor, predict_folder
+from rsuper_train.reports.masks import load_label_set
+
+IDS = dict(load_label_set("abdomenatlas").ids)
+TISSUE, TUMOUR = 40, 140
+GRIDS = {
+    "canonical": np.diag([1.0, 1.0, 1.0, 1.0]),
+    "flipped": np.array([[-0.8, 0, 0, 60], [0, -0.8, 0, 70], [0, 0, 2.5, -30], [0, 0, 0, 1.0]]),
+    "permuted": np.array([[0, 0, 1.5, 5], [-0.9, 0, 0, 5], [0, -1.1, 0, 7], [0, 0, 0, 1.0]]),
+    "oblique": np.array([[0.9, 0.1, 0, 3], [-0.1, 0.9, 0.2, 4], [0, -0.1, 2, 5], [0, 0, 0, 1.0]]),
+}
+
+
+class Threshold(nn.Module):
+    """Logits of k (x - t) in all channels, of the first input; and whatever a subclass adds."""
+
+    def __init__(self, in_channels: int, out_channels: int, threshold: float = 0.5, steepness: float = 20.0) -> None:
+        super().__init__()
+        self.out_channels, self.threshold, self.steepness = out_channels, threshold, steepness
+        self.register_buffer("weight", torch.zeros(1))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return (self.steepness * (image[:, :1] - self.threshold)).repeat(1, self.out_channels, 1, 1, 1)
+
+
+class Ramp(Threshold):
+    """Logits that rise along W, so that a mirrored window is answered differently."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.linspace(-2, 2, image.shape[-1]).expand(len(image), self.out_channels, *image.shape[2:])
+
+
+class Nothing(Threshold):
+    """Logits that are no numbers."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return super().forward(image) * float("nan")
+
+
+def make_run(
+    folder: Path,
+    *,
+    network: str = "Threshold",
+    arguments: dict[str, Any] | None = None,
+    spacing: Sequence[float] | None = None,
+    mean: float = TISSUE,
+    predict: dict[str, Any] | None = None,
+    **data: Any,
+) -> Path:
+    """A run of a network made by hand; its input is 0 in tissue and 1 in tumours."""
+    config = parse_config(
+        {
+            "data": {"patch": [16, 16, 16], "channels": ["kidney_lesion"], **data},
+            "network": {"name": f"tests.train.test_predict:{network}", "arguments": arguments or {}},
+            "predict": predict or {},
+        }
+    )
+    manifest = Manifest(
+        spacing=spacing,
+        clip=(-1000, 1000),
+        intensity=Intensity(mean=mean, sd=TUMOUR - TISSUE),
+        label_set_name="abdomenatlas",
+        label_set=IDS,
+        channels=(),
+        cases={},
+    )
+    state = {"network": build_network(config), "counters": {"step": 0}, "preprocessing": manifest.model_dump_json()}
+    save(Fabric(accelerator="cpu", devices=1), folder / FOLDER / LAST, config, state)
+    return folder
+
+
+def write_case(
+    folder: Path,
+    tumour: np.ndarray,
+    affine: np.ndarray = GRIDS["canonical"],
+    organs: dict[str, np.ndarray] | None = None,
+) -> None:
+    """A case on the grid of the masks given; axes are those of the file."""
+    ct = np.where(tumour, TUMOUR, TISSUE).astype(np.int16)
+    for name, volume in {"ct": ct, **{f"segmentations/{k}": v for k, v in (organs or {}).items()}}.items():
+        path = folder / f"{name}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(volume.astype(np.int16), affine), path)
+
+
+def box(shape: Sequence[int], *ranges: tuple[int, int]) -> np.ndarray:
+    mask = np.zeros(tuple(shape), bool)
+    mask[tuple(slice(*r) for r in ranges)] = True
+    return mask
+
+
+def predict(runs: Sequence[Path], data: Path, out: Path, **options: Any) -> dict[str, str]:
+    names = ("cases", "workers", "overwrite")
+    own = {name: options.pop(name) for name in names if name in options}
+    channels = options.pop("channels", None)
+    predictor = Predictor(runs, "cpu", channels, options)
+    return predict_folder(predictor, data, out, Console(file=io.StringIO()), **own)
+
+
+def voxels(path: Path) -> np.ndarray:
+    return np.asarray(nib.load(path).dataobj)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_masks_are_on_the_grid_of_the_ct(grid: str, tmp_path: Path) -> None:
+    tumour = box((20, 23, 17), (3, 9), (11, 20), (5, 8))
+    write_case(tmp_path / "cases" / "a", tumour, GRIDS[grid])
+    assert predict([make_run(tmp_path / "run")], tmp_path / "cases", tmp_path / "out") == {}
+
+    image = nib.load(tmp_path / "out" / "a" / "kidney_lesion.nii.gz")
+    assert image.get_data_dtype() == np.uint8
+    np.testing.assert_allclose(image.affine, GRIDS[grid], atol=1e-5)
+    np.testing.assert_array_equal(np.asarray(image.dataobj), tumour)
+    probabilities = voxels(tmp_path / "out" / "a" / "probabilities" / "kidney_lesion.nii.gz")
+    np.testing.assert_allclose(probabilities, tumour, atol=1 / 255)
+    found = json.loads((tmp_path / "out" / "a" / PREDICTION).read_text())
+    volume = tumour.sum() * abs(np.linalg.det(GRIDS[grid][:3, :3]))
+    assert found["channels"]["kidney_lesion"]["volume_mm3"] == pytest.approx(volume, rel=1e-5)
+    assert found["channels"]["kidney_lesion"]["max_probability"] == pytest.approx(1, abs=1e-3)
+    assert found["provenance"]["networks"][0]["sha256"]
+
+
+@pytest.mark.parametrize("grid", ["flipped", "permuted"])
+def test_a_network_on_another_spacing_agrees_up_to_the_border(grid: str, tmp_path: Path) -> None:
+    tumour = box((24, 26, 20), (5, 15), (11, 22), (6, 14))
+    write_case(tmp_path / "cases" / "a", tumour, GRIDS[grid])
+    predict([make_run(tmp_path / "run", spacing=(1.0, 1.0, 1.0))], tmp_path / "cases", tmp_path / "out")
+    mask = voxels(tmp_path / "out" / "a" / "kidney_lesion.nii.gz") > 0
+    assert mask.shape == tumour.shape
+    assert not (mask & ~ndimage.binary_dilation(tumour)).any()
+    assert not (ndimage.binary_erosion(tumour) & ~mask).any()
+
+
+def test_networks_and_mirrored_axes_are_averaged(tmp_path: Path) -> None:
+    write_case(tmp_path / "cases" / "a", box((16, 16, 16), (0, 8), (0, 16), (0, 16)))
+    shallow, ramp = make_run(tmp_path / "1", arguments={"steepness": 2.0}), make_run(tmp_path / "2", network="Ramp")
+
+    def answer(runs: Sequence[Path], mirror: str) -> np.ndarray:
+        image = np.zeros((1, 16, 16, 16), np.float32)
+        return Predictor(runs, "cpu", overrides={"mirror": tuple(mirror)}).probabilities(image, (1, 1, 1))[0]
+
+    rising = torch.linspace(-2, 2, 16).sigmoid().numpy()
+    flat = 1 / (1 + np.exp(1.0))
+    np.testing.assert_allclose(answer([ramp], "")[3, 5], rising, atol=1e-5)
+    np.testing.assert_allclose(answer([ramp], "DHW")[3, 5], 0.5, atol=1e-5)
+    np.testing.assert_allclose(answer([ramp, shallow], "D")[3, 5], (rising + flat) / 2, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"channels": ["lesion"]}, r"channels: expected \('kidney_lesion',\) as in .*1, got \('lesion',\)"),
+        ({"inputs": ["ct", "organs"]}, "inputs: expected"),
+        ({"patch": [16, 16, 8]}, "patch: expected"),
+        ({"spacing": (1.0, 1.0, 2.0)}, "spacing: expected None as in"),
+        ({"mean": 0.0}, "intensity: expected"),
+    ],
+)
+def test_networks_that_do_not_agree(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        Predictor([make_run(tmp_path / "1"), make_run(tmp_path / "2", **changes)], "cpu")
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        ({}, {"channels": ["liver_lesion"]}, "no 'liver_lesion', it has kidney_lesion"),
+        ({}, {"overrides": {"overlap": 1.5}}, "predict.overlap: "),
+        (
+            {"channels": ["bone_lesion"]},
+            {"overrides": {"gate": 5}},
+            "no class of the label set abdomenatlas is an organ",
+        ),
+    ],
+)
+def test_options_that_do_not_fit(data: dict[str, Any], options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        Predictor([make_run(tmp_path / "run", **data)], "cpu", **options)
+
+
+def test_lesion_channels_are_chosen(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", channels=["liver", "kidney_lesion", "pancreatic_lesion"])
+    assert Predictor([run], "cpu").channels == ("kidney_lesion", "pancreatic_lesion")
+    assert Predictor([run], "cpu", ["liver"]).channels == ("liver",)
+    assert Predictor([make_run(tmp_path / "organs", channels=["liver", "spleen"])], "cpu").channels == (
+        "liver",
+        "spleen",
+    )
+
+
+@pytest.mark.parametrize("gate", [0.0, 2.3, 6.1])
+def test_lesions_are_kept_near_their_organ(gate: float, tmp_path: Path) -> None:
+    shape, affine = (30, 22, 70), np.diag([1.5, 1.0, 0.8, 1.0])
+    kidney, liver = box(shape, (4, 9), (6, 12), (10, 40)), box(shape, (20, 28), (2, 20), (3, 30))
+    everywhere = np.ones(shape, bool)
+    write_case(tmp_path / "cases" / "a", everywhere, affine, {"kidney_left": kidney, "liver": liver})
+    run = make_run(tmp_path / "run", channels=["kidney_lesion", "lesion", "pancreatic_lesion"])
+    predict([run], tmp_path / "cases", tmp_path / "out", gate=gate)
+    for channel, organ in {"kidney_lesion": kidney, "lesion": kidney | liver}.items():
+        expected = ndimage.distance_transform_edt(~organ, sampling=(1.5, 1.0, 0.8)) <= gate
+        np.testing.assert_array_equal(voxels(tmp_path / "out" / "a" / f"{channel}.nii.gz"), expected)
+    assert not voxels(tmp_path / "out" / "a" / "pancreatic_lesion.nii.gz").any()
+    assert "pancreatic_lesion: its organ is not in" in (tmp_path / "out" / "a" / PREDICTION).read_text()
+
+
+def test_windows_lie_around_the_organ_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tumour = box((64, 64, 64), (30, 34), (30, 34), (30, 34))
+    write_case(tmp_path / "cases" / "a", tumour, organs={"kidney_left": tumour})
+    shapes = []
+    inside = Predictor.probabilities
+    monkeypatch.setattr(
+        Predictor,
+        "probabilities",
+        lambda own, image, spacing: shapes.append(image.shape) or inside(own, image, spacing),
+    )
+    predict([make_run(tmp_path / "run")], tmp_path / "cases", tmp_path / "out", gate=2)
+    assert shapes == [(1, 16, 16, 16)]
+    np.testing.assert_array_equal(voxels(tmp_path / "out" / "a" / "kidney_lesion.nii.gz"), tumour)
+
+
+@pytest.mark.parametrize("length", [31, 32, 33, 100])
+def test_distances_do_not_depend_on_blocks(length: int) -> None:
+    organ = np.zeros((length, 9, 8), bool)
+    organ[[0, length // 2], 4, 3] = True
+    expected = ndimage.distance_transform_edt(~organ, sampling=(0.7, 1.1, 2.0)) <= 7.0
+    np.testing.assert_array_equal(near(organ, 7.0, (0.7, 1.1, 2.0)), expected)
+
+
+def test_small_components_are_dropped() -> None:
+    mask = box((20, 20, 20), (2, 4), (2, 4), (2, 4)) | box((20, 20, 20), (9, 12), (9, 12), (9, 12))
+    mask[4, 4, 4] = True  # by a corner a part of the first
+    large = box((20, 20, 20), (9, 12), (9, 12), (9, 12))
+    for smallest, expected in ((9, mask), (10, large), (27, large), (28, np.zeros_like(mask))):
+        kept = mask.copy()
+        drop_small(kept, smallest)
+        np.testing.assert_array_equal(kept, expected)
+
+
+def test_inputs_that_need_organs(tmp_path: Path) -> None:
+    tumour = box((16, 16, 16), (3, 9), (3, 9), (3, 9))
+    write_case(tmp_path / "cases" / "bare", tumour)
+    write_case(tmp_path / "cases" / "whole", tumour, organs={"liver": tumour})
+    run = make_run(tmp_path / "run", inputs=["organs", "contrast"])
+    failed = predict([run], tmp_path / "cases", tmp_path / "out")
+    assert list(failed) == ["bare"]
+    assert "the inputs organs, contrast need organ masks" in failed["bare"]
+    np.testing.assert_array_equal(voxels(tmp_path / "out" / "whole" / "kidney_lesion.nii.gz"), tumour)
+
+
+def test_a_bad_case_does_not_stop_the_others(tmp_path: Path) -> None:
+    tumour = box((16, 16, 16), (3, 9), (3, 9), (3, 9))
+    for name in ("a", "b", "c"):
+        write_case(tmp_path / "cases" / name, tumour)
+    ct = tmp_path / "cases" / "b" / "ct.nii.gz"
+    ct.write_bytes(ct.read_bytes()[:-40])
+    (tmp_path / "cases" / "empty").mkdir()
+    run = make_run(tmp_path / "run")
+    arguments = [
+        "predict",
+        str(run),
+        str(tmp_path / "cases"),
+        str(tmp_path / "out"),
+        "--device",
+        "cpu",
+        "--workers",
+        "2",
+    ]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert sorted(path.parent.name for path in (tmp_path / "out").glob(f"*/{PREDICTION}")) == ["a", "c"]
+    result = CliRunner().invoke(app, [*arguments, "--cases", "a,c"])
+    assert result.exit_code == 0
+    assert "2 of 2 cases were finished before" in result.output
+
+
+def test_what_is_finished_is_skipped(tmp_path: Path) -> None:
+    tumour = box((16, 16, 16), (3, 9), (3, 9), (3, 9))
+    for name in ("a", "b"):
+        write_case(tmp_path / "cases" / name, tumour)
+    run, cases, out = make_run(tmp_path / "run"), tmp_path / "cases", tmp_path / "out"
+
+    def times() -> list[int]:
+        return [(out / name / PREDICTION).stat().st_mtime_ns for name in ("a", "b")]
+
+    predict([run], cases, out)
+    first = times()
+    predict([run], cases, out)
+    assert times() == first
+    (out / "a" / "kidney_lesion.nii.gz").unlink()
+    predict([run], cases, out)
+    assert times()[0] > first[0] and times()[1] == first[1]
+    write_case(cases / "b", ~tumour)
+    predict([run], cases, out)
+    np.testing.assert_array_equal(voxels(out / "b" / "kidney_lesion.nii.gz"), ~tumour)
+
+    with pytest.raises(ValueError, match="other networks, channels or options; .*--overwrite"):
+        predict([run], cases, out, threshold=0.3)
+    with pytest.raises(ValueError, match="there is no case c"):
+        predict([run], cases, out, cases=["a", "c"])
+    with pytest.raises(ValueError, match="a folder of their own"):
+        predict([run], cases, cases)
+    other = make_run(tmp_path / "other", channels=["liver_lesion"])
+    predict([other], cases, out, overwrite=True)
+    assert sorted(path.name for path in (out / "a").glob("*.nii.gz")) == ["liver_lesion.nii.gz"]
+
+
+def test_a_network_without_numbers(tmp_path: Path) -> None:
+    write_case(tmp_path / "cases" / "a", box((16, 16, 16), (3, 9), (3, 9), (3, 9)))
+    run = make_run(tmp_path / "run", network="Nothing")
+    failed = predict([run], tmp_path / "cases", tmp_path / "out")
+    assert "the network's output for kidney_lesion is not a number" in failed["a"]
+    assert not (tmp_path / "out" / "a" / PREDICTION).exists()
