@@ -3,16 +3,19 @@
 components and contrast. Crops of 96^3 voxels of 1 mm with a reported tumour each; see `extra_info`.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
-from rsuper_train.audit import Source, audit, score_sites
-from rsuper_train.audit_scores import Site, view
+from rsuper_train.audit import Source, run_audit
+from rsuper_train.audit_scores import Site, score_site, view
 from rsuper_train.reports.schema import Report, Tumour
-from tests.train.prepared import IDS, PreparedCase, ball, write_prepared
+from tests.train.prepared import IDS, PreparedCase, write_prepared
 
 CASES = 40
 EDGE = 66
@@ -37,7 +40,7 @@ def sites(tmp_path_factory) -> list[Site]:
         reports.append(Report(id=id, tumours=(tumour,)))
     write_prepared(folder / "prepared", cases)
     source = Source(("liver_lesion",), lambda record, ct, labels: probabilities[record.id], lambda id: "network")
-    result = audit(folder / "prepared", reports, source, folder, Console(quiet=True))
+    result = run_audit(folder / "prepared", reports, source, folder, Console(quiet=True))
     found = [score.site for case in result.ranked for score in case.sites]
     assert view(found[0]).ct.shape == SHAPE
     return found
@@ -46,6 +49,8 @@ def sites(tmp_path_factory) -> list[Site]:
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.benchmark(group="audit: scoring cached crops of 96^3")
 def test_score(benchmark, sites: list[Site], workers: int) -> None:
-    benchmark.pedantic(lambda: list(score_sites(sites, 0.5, workers)), rounds=5, warmup_rounds=1)
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        score = partial(score_site, threshold=0.5)
+        benchmark.pedantic(lambda: list(pool.map(score, sites)), rounds=5, warmup_rounds=1)
     benchmark.extra_info["crops per minute"] = 60 * len(sites) / benchmark.stats.stats.median
     benchmark.extra_info["MB per crop"] = sum(Path(site.crop).stat().st_size for site in sites) / len(sites) / 1e6

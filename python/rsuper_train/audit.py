@@ -14,10 +14,12 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import torch
 from rich.console import Console
@@ -28,9 +30,12 @@ from scipy import ndimage
 from rsuper_kernels import PAPER, FindingGroup
 from rsuper_train.audit_scores import SCORES, WEIGHTS, Site, SiteScore, among, score_site
 from rsuper_train.files import write_atomically
+from rsuper_train.grids import grid_of, resample, to_axes
+from rsuper_train.layout import first_line
 from rsuper_train.manifest import CASES, CaseRecord, Manifest, read_manifest
+from rsuper_train.predict import PROBABILITIES, Predictor, load_prediction
 from rsuper_train.reports.findings import BACKGROUND, Unmentioned, to_findings
-from rsuper_train.reports.masks import load_label_set, organ_ids, region
+from rsuper_train.reports.masks import LabelSet, organ_ids, region
 from rsuper_train.reports.schema import Report, Tumour
 from rsuper_train.reports.table import as_cell
 from rsuper_train.reports.vocabulary import load_vocabulary
@@ -38,6 +43,8 @@ from rsuper_train.store import SUFFIX, open_volume, write_volume
 
 FAINT = 0.02
 """Lower probabilities count as 0: over a large organ they would sum up to the volume of a tumour."""
+SURROUNDINGS = 40.0
+"""mm around what is predicted where the report has no tumour; for pictures."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ class Source:
 
     Args:
         channels: of the network that are predicted.
-        probabilities: of a case's record, CT and label map: (C, D, H, W) on their grid.
+        probabilities: (C, D, H, W) of a case's record, CT and label map; see `predict.Predictor`.
         key: of a case's id: other predictions have another.
         threshold: probability from which a voxel is tumour.
         unmentioned: what is known of organs that a report does not mention.
@@ -82,7 +89,7 @@ class Audit:
     left_out: dict[str, str]
 
 
-def audit(
+def run_audit(
     prepared: Path,
     reports: Sequence[Report],
     source: Source,
@@ -103,24 +110,18 @@ def audit(
         workers: threads that score.
     """
     manifest = read_manifest(prepared)
-    reader = SiteReader(manifest, source)
-    left_out = dict.fromkeys(manifest.cases, "it has no report")
-    sites: dict[str, list[Site]] = {}
-    for report in track(reports, "predict", console=console, transient=True):
-        try:
-            sites[report.id] = _cache(reader, report, prepared, source, out)
-            left_out.pop(report.id)
-        except NotScored as error:
-            left_out[report.id] = str(error)
-        except (OSError, RuntimeError, ValueError) as error:
-            left_out[report.id] = f"it failed: {error}"
-            console.print(f"[red]{escape(report.id)}[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
-    jobs = [(id, site) for id, some in sites.items() for site in some]
-    scores = score_sites([site for _, site in jobs], source.threshold, workers)
-    by_case: dict[str, list[SiteScore]] = {}
-    for (id, _), score in zip(jobs, track(scores, "score", len(jobs), console=console, transient=True), strict=True):
-        by_case.setdefault(id, []).append(score)
-    cases = [_case_score(manifest.cases[id], some, source.channels, weights) for id, some in by_case.items()]
+    reader, score = SiteReader(manifest, source), partial(score_site, threshold=source.threshold)
+    known = {report.id for report in reports}
+    left_out = {id: "it has no report" for id in manifest.cases if id not in known}
+    running: dict[str, Iterator[SiteScore]] = {}
+    cases: list[CaseScore] = []
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for report in track(reports, "predict", console=console, transient=True):
+            with _noted(report.id, left_out, console):
+                running[report.id] = pool.map(score, _cache(reader, report, prepared, source, out))
+        for id, scores in track(running.items(), "score", console=console, transient=True):
+            with _noted(id, left_out, console):
+                cases.append(_case_score(manifest.cases[id], list(scores), source.channels, weights))
     return Audit(tuple(sorted(cases, key=lambda case: (-case.total, case.id))), left_out)
 
 
@@ -128,27 +129,71 @@ class NotScored(Exception):
     """Why a report cannot be held against a prediction."""
 
 
+@contextmanager
+def _noted(id: str, left_out: dict[str, str], console: Console) -> Iterator[None]:
+    """Note why a case is not scored, and go on."""
+    try:
+        yield
+    except NotScored as reason:
+        left_out[id] = str(reason)
+    except (OSError, RuntimeError, ValueError) as error:
+        left_out[id] = f"it failed: {first_line(error)}"
+        console.print(f"[red]{escape(id)}[/]: {escape(first_line(error))}", highlight=False, soft_wrap=True)
+
+
+def parse_weights(texts: Sequence[str]) -> dict[str, float]:
+    """The default weights, some of them changed: "count=0.5".
+
+    Raises:
+        ValueError: no such score, or a weight that is not a number of at least 0.
+    """
+    weights = dict(WEIGHTS)
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            weight = float(value)
+        except ValueError:
+            weight = math.nan
+        if name not in weights or not 0 <= weight < math.inf:
+            raise ValueError(f"--weight: expected NAME=NUMBER, NAME one of {', '.join(weights)}, got {text!r}")
+        weights[name] = weight
+    return weights
+
+
+def network_source(run: Path, device: str = "auto") -> Source:
+    """Predictions by the network of a run, made when they are asked for."""
+    predictor = Predictor([run], device)
+    key = repr([[network["sha256"] for network in predictor.provenance["networks"]], predictor.provenance["options"]])
+    threshold, unmentioned = predictor.options.threshold, predictor.config.data.unmentioned
+    return Source(predictor.channels, predictor.probabilities, lambda id: key, threshold, unmentioned)
+
+
+def folder_source(network: Source, folder: Path) -> Source:
+    """Predictions of the same network that `rsuper predict` wrote to a folder, on the grid of the prepared cases."""
+
+    def probability(record: CaseRecord, channel: str) -> np.ndarray:
+        image = nib.load(path := folder / record.id / PROBABILITIES / f"{channel}.nii.gz")
+        if image.shape != record.source.shape:
+            raise ValueError(f"{path}: expected the CT's shape, {record.source.shape}, got {image.shape}")
+        volume = to_axes(np.asarray(image.dataobj, np.float32), image.affine)
+        return resample(volume, grid_of(image.shape, image.affine).spacing, record.spacing, record.shape, 1)
+
+    def probabilities(record: CaseRecord, ct: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return np.stack([probability(record, channel) for channel in network.channels])
+
+    return replace(network, probabilities=probabilities, key=lambda id: repr(load_prediction(folder / id)))
+
+
 class SiteReader:
     """Finds what of a report can be scored on a prepared case."""
 
     def __init__(self, manifest: Manifest, source: Source) -> None:
-        self._manifest, self._source = manifest, source
-        self._vocabulary, self._label_set = load_vocabulary(), load_label_set(manifest.label_set_name)
+        self.manifest, self._source = manifest, source
+        self._vocabulary, self._label_set = load_vocabulary(), LabelSet(manifest.label_set_name, manifest.label_set)
         self._organs = {name: organ_ids(name, self._label_set, self._vocabulary) for name in self._vocabulary.organs}
 
-    def record(self, id: str) -> CaseRecord:
-        if id not in self._manifest.cases:
-            failed = self._manifest.failed.get(id)
-            raise NotScored(f"it could not be prepared: {failed}" if failed else "it is not among the prepared cases")
-        return self._manifest.cases[id]
-
-    def sites(self, report: Report) -> list[Site]:
-        """The sites of a report.
-
-        Raises:
-            NotScored: there are none.
-        """
-        record = self.record(report.id)
+    def sites(self, report: Report, record: CaseRecord) -> list[Site]:
+        """The sites of a report; raises NotScored where there are none."""
         read = to_findings(
             [report],
             self._label_set,
@@ -205,11 +250,14 @@ class SiteReader:
 
 def _cache(reader: SiteReader, report: Report, prepared: Path, source: Source, out: Path) -> list[Site]:
     """The sites of a report with their crops on disk; the case is predicted if one is not there."""
-    record = reader.record(report.id)
+    record = reader.manifest.cases.get(report.id)
+    if record is None:
+        failed = reader.manifest.failed.get(report.id)
+        raise NotScored(f"it could not be prepared: {failed}" if failed else "it is not among the prepared cases")
     folder = out / "cache" / record.id
     parts = [source.key(record.id), FAINT, sorted(record.checksums.items()), record.spacing]
     sites = []
-    for site in reader.sites(report):
+    for site in reader.sites(report, record):
         text = repr([*parts, source.channels[int(site.group.channel)], site.kind, site.group.region, site.reported])
         name = hashlib.sha256(text.encode()).hexdigest()[:16]
         sites.append(replace(site, crop=folder / f"{name}{SUFFIX}"))
@@ -233,27 +281,20 @@ def _write_crop(site: Site, probability: np.ndarray, ct: np.ndarray, labels: np.
     if site.kind != "reported":
         mask &= probability >= FAINT
     found = ndimage.find_objects(mask.astype(np.int8)) or [(slice(0, 1),) * 3]
-    margins = [math.ceil(PAPER.region_margin / step) for step in site.spacing]
+    reach = PAPER.region_margin if site.kind == "reported" else SURROUNDINGS
+    margins = [math.ceil(reach / step) for step in site.spacing]
     box = tuple(slice(max(axis.start - m, 0), axis.stop + m) for axis, m in zip(found[0], margins, strict=True))
     probability = np.where(probability[box] >= FAINT, probability[box], 0).astype(np.float16)
     stored = np.stack([probability.view(np.int16), ct[box], labels[box].astype(np.int16)])
     write_atomically(site.crop, lambda part: write_volume(part, stored))
 
 
-def score_sites(sites: Sequence[Site], threshold: float, workers: int) -> Iterator[SiteScore]:
-    """Scores of sites whose crops are on disk, in order."""
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield from pool.map(partial(score_site, threshold=threshold), sites)
-
-
 def _case_score(
     record: CaseRecord, sites: Sequence[SiteScore], channels: Sequence[str], weights: Mapping[str, float]
 ) -> CaseScore:
-    scores = {
-        name: max(site.scores[name] for site in sites if name in site.scores)
-        for name in SCORES
-        if any(name in site.scores for site in sites)
-    }
+    scores: dict[str, float] = {}
+    for site in sites:
+        scores |= {name: max(score, scores.get(name, 0.0)) for name, score in site.scores.items()}
     total = sum(weights[name] * score for name, score in scores.items())
     annotated = all(channels[int(site.site.group.channel)] in record.lesions for site in sites)
     return CaseScore(record.id, tuple(sorted(sites, key=lambda s: -s.worst)), scores, total, annotated)
@@ -271,10 +312,11 @@ def write_lists(result: Audit, channels: Sequence[str], out: Path, count: int) -
             for rank, case in enumerate(result.ranked, start=1):
                 for score in case.sites:
                     group = score.site.group
+                    values = [score.scores.get(name) for name in SCORES]
                     row = [rank, case.id, case.total, case.annotated, score.site.name, score.site.kind]
-                    row += [channels[int(group.channel)], *map(score.scores.get, SCORES), group.volume]
-                    row += [score.predicted, len(group.tumours), score.components, score.contrast]
-                    writer.writerow(map(as_cell, [*row, "; ".join(score.reasons)]))
+                    row += [channels[int(group.channel)], *values, group.volume, score.predicted]
+                    row += [len(group.tumours), score.components, score.contrast, "; ".join(score.reasons)]
+                    writer.writerow(as_cell(round(x, 4) if isinstance(x, float) else x) for x in row)
 
     write_atomically(out / "audit.csv", write)
     ids = [case.id for case in result.ranked if not case.annotated][:count]

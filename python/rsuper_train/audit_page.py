@@ -111,5 +111,7 @@ def _draw(
                 axis.contour(x, y, soft, levels=[0.5], colors=[COLOURS[name]], linewidths=1.3, linestyles=style)
     axis.set(xlim=(right, 0), ylim=(0, top), aspect="equal")
     axis.set_axis_off()
-    axis.plot([right * 0.97, right * 0.97 - 20], [top * 0.04] * 2, color="white", lw=2.5, solid_capstyle="butt")
-    axis.text(right * 0.97 - 10, top * 0.06, "20 mm", color="white", ha="center", fontsize=8)
+    axis.plot([right - 3, right - 23], [0.04, 0.04], "w-", lw=2.5, transform=axis.get_xaxis_transform())
+    axis.annotate(
+        "20 mm", (right - 13, 0.04), (0, 3), axis.get_xaxis_transform(), "offset points", color="white", ha="center"
+    )

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,11 +20,11 @@ from rsuper_train.store import open_volume
 
 SCORES = {
     "volume": "volume loss: predicted against reported volume, within 15 mm of the region; 0 within 10 %",
-    "location": "ball loss, mean of Dice and 1 - exp(-cross-entropy): 0 where balls of the reported sizes are predicted "
-    "surely and nothing beside them, 1 where nothing is",
+    "location": "ball loss, mean of Dice and 1 - exp(-cross-entropy): 0 where balls of the reported sizes, and nothing "
+    "beside them, are predicted surely; 1 where nothing is",
     "count": "share of tumours predicted too many or too few; components from 15 mm³ count",
-    "attenuation": "attenuation loss, at most 1: by how many standard deviations of the organ's HU the predicted tumour "
-    "is on the wrong side of it, darker or brighter than reported; only where a tumour is predicted",
+    "attenuation": "attenuation loss, at most 1: by how many standard deviations of the organ's HU the predicted "
+    "tumour is darker or brighter where it should not be; only where one is predicted",
     "false positive": "volume loss of what is predicted where the report says there is no tumour, or elsewhere in an "
     "organ, all tumours of which it is taken to list; 0.5 at 0.5 ml",
 }
@@ -65,26 +65,19 @@ class Site:
     crop: Path = Path()
 
 
-@dataclass(frozen=True)
-class View:
-    """A site's crop as its scores see it; arrays (D, H, W), tensors (1, D, H, W).
-
-    Args:
-        probability: of the site's channel, 0 where other groups speak.
-        ct: HU.
-        labels: label map.
-        region: of the site.
-        around: the region and its margin, where its tumours may be; of a site without tumours, the region.
-        balls: where the reported tumours are seen best.
-    """
+class View(NamedTuple):
+    """A site's crop as its scores see it: arrays (D, H, W), `logits` (1, 1, D, H, W), `labels` (1, D, H, W)."""
 
     probability: np.ndarray
+    """Of the site's channel, 0 where other groups speak."""
     logits: torch.Tensor
     ct: np.ndarray
     labels: torch.Tensor
     region: np.ndarray
     around: np.ndarray
+    """The region and its margin, where its tumours may be; of a site without tumours, the region."""
     balls: np.ndarray
+    """Where the reported tumours are seen best."""
 
 
 @dataclass(frozen=True)

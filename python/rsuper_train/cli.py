@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `rsuper demo`, `rsuper predict`, `rsuper prepare`, `rsuper reports`."""
+"""The command line: `rsuper audit`, `rsuper demo`, `rsuper predict`, `rsuper prepare`, `rsuper reports`."""
 
 from __future__ import annotations
 
@@ -42,6 +42,33 @@ def demo(
         out=out, seed=seed, threads=threads, train_cases=train_cases, test_cases=test_cases, settings=settings
     )
     run_demo(options, Console())
+
+
+@app.command()
+def audit(
+    run: Annotated[Path, typer.Argument(help="Run folder, or a checkpoint.")],
+    prepared: Annotated[Path, typer.Argument(help="Folder that `rsuper prepare` wrote.")],
+    reports: Annotated[Path, typer.Option(help="Table of tumours, as `rsuper reports extract` writes it.")],
+    out: Annotated[Path, typer.Option(help="Folder for page, lists and cached crops.")] = Path("audit"),
+    predictions: Annotated[Path | None, typer.Option(help="Folder of `rsuper predict`, so that none is made.")] = None,
+    annotate: Annotated[int, typer.Option(min=0, help="Ids in annotate.txt.")] = 50,
+    shown: Annotated[int, typer.Option(min=0, help="Cases with pictures.")] = 20,
+    weight: Annotated[list[str] | None, typer.Option(help="Of a score in the total: count=0.5; repeatable.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto: a GPU if there is one.")] = "auto",
+    workers: Annotated[int, typer.Option(min=1, help="Threads that score.")] = min(8, os.cpu_count() or 1),
+) -> None:
+    """Rank cases for annotation: those where the network and the reports disagree most."""
+    from rsuper_train.audit import folder_source, network_source, parse_weights, run_audit, write_lists
+    from rsuper_train.audit_page import write_page
+    from rsuper_train.reports.public_tables import read_any_table
+
+    weights, rows = parse_weights(weight or ()), read_any_table(reports)
+    source = network_source(run, device)
+    source = folder_source(source, predictions) if predictions else source
+    result = run_audit(prepared, rows, source, out, Console(), weights, workers)
+    write_lists(result, source.channels, out, annotate)
+    write_page(out / "audit.html", result, reports.name, source.threshold, shown, weights)
+    typer.echo(f"{len(result.ranked)} cases ranked, {len(result.left_out)} not scored: {out / 'audit.html'}")
 
 
 @app.command()

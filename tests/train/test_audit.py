@@ -10,11 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
-from rsuper_train.audit import Source, audit, write_lists
+from rsuper_train.audit import Source, parse_weights, run_audit, write_lists
 from rsuper_train.audit_page import write_page
+from rsuper_train.cli import app
+from rsuper_train.prepare import Options, prepare
+from rsuper_train.reports.masks import load_label_set
 from rsuper_train.reports.schema import Place, Report, Tumour
+from rsuper_train.reports.table import write_table
 from tests.train.prepared import IDS, PreparedCase, ball, write_prepared
+from tests.train.test_predict import GRIDS, box, make_run, predict, write_case
 
 SHAPE = (40, 56, 96)
 CENTRE = (20, 28, 24)
@@ -74,7 +80,7 @@ def run(tmp_path_factory) -> Callable:
     write_prepared(prepared, {id: case() for id in PREDICTIONS})
 
     def go(out: Path, reports, source, **options):
-        return audit(prepared, reports, source, out, Console(quiet=True), **options)
+        return run_audit(prepared, reports, source, out, Console(quiet=True), **options)
 
     return go
 
@@ -179,3 +185,33 @@ def test_lists_and_page(result, run, tmp_path) -> None:
     write_lists(empty, CHANNELS, tmp_path, 2)
     write_page(tmp_path / "audit.html", empty, "table.csv", shown=2, threshold=0.5)
     assert "No case" in (tmp_path / "audit.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("text", ["counts=1", "count", "count=-1", "count=nan"])
+def test_refuses_weights(text: str) -> None:
+    with pytest.raises(ValueError, match="--weight: expected NAME=NUMBER, NAME one of volume, location"):
+        parse_weights([text])
+
+
+def test_command(tmp_path) -> None:
+    shape, organ = (28, 30, 32), ((4, 26), (4, 26), (4, 26))
+    tumours = {"found": box(shape, (10, 18), (10, 18), (10, 18)), "missed": np.zeros(shape, bool)}
+    for id, tumour in tumours.items():
+        write_case(tmp_path / "data" / id, tumour, GRIDS["flipped"], {"kidney_left": box(shape, *organ)})
+    prepare(tmp_path / "data", tmp_path / "prepared", Options(load_label_set("abdomenatlas")), 1, Console(quiet=True))
+    run = make_run(tmp_path / "run", spacing=(1.0, 1.0, 1.0))
+    predict([run], tmp_path / "data", tmp_path / "predictions")
+    size = {"diameters": (6.4, 6.4, 20.0), "volume": 512 * 0.8 * 0.8 * 2.5}
+    kidney = Tumour(organ="kidney", laterality="left", attenuation="hyper", **size)
+    write_table([Report(id=id, tumours=(kidney,)) for id in tumours], tmp_path / "table.csv")
+    ranked = []
+    for name, options in {"network": [], "folder": ["--predictions", str(tmp_path / "predictions")]}.items():
+        arguments = [run, tmp_path / "prepared", "--reports", tmp_path / "table.csv", "--out", tmp_path / name]
+        result = CliRunner().invoke(app, ["audit", *map(str, arguments), "--annotate", "1", *options])
+        assert result.exit_code == 0, result.output
+        assert "2 cases ranked, 0 not scored" in result.output
+        assert (tmp_path / name / "annotate.txt").read_text() == "missed\n"
+        rows = csv.DictReader((tmp_path / name / "audit.csv").open(encoding="utf-8"))
+        ranked.append({row["case"]: float(row["total"]) for row in rows})
+    assert ranked[0] == pytest.approx(ranked[1], abs=0.2)
+    assert ranked[0]["missed"] > 2.5 > 1 > ranked[0]["found"]
