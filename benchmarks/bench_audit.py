@@ -13,7 +13,8 @@ import torch
 from rich.console import Console
 
 from rsuper_train.audit import Source, run_audit
-from rsuper_train.audit_scores import Site, score_site, view
+from rsuper_train.audit_scores import score_site, view
+from rsuper_train.audit_sites import Site
 from rsuper_train.reports.schema import Report, Tumour
 from tests.train.prepared import IDS, PreparedCase, write_prepared
 

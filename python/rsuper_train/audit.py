@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which cases to annotate next: those where the network and the reports disagree most.
 
-<out>/cache/<case>/    the sites' crops with their probabilities, so that scoring again needs no network
+<out>/cache/<case>/    the sites' crops with their probabilities, so that scoring again needs no network; crops of
+                       other networks stay there until someone removes them
 <out>/audit.html       the ranking, with pictures
 <out>/audit.csv        a row a site, ranked
 <out>/annotate.txt     ids of the first cases that have no masks
@@ -27,18 +28,19 @@ from rich.markup import escape
 from rich.progress import track
 from scipy import ndimage
 
-from rsuper_kernels import PAPER, FindingGroup
-from rsuper_train.audit_scores import SCORES, WEIGHTS, Site, SiteScore, among, score_site
+from rsuper_kernels import PAPER
+from rsuper_train.audit_scores import SCORES, WEIGHTS, SiteScore, among, score_site
+from rsuper_train.audit_sites import NotScored, Site, SiteReader
+from rsuper_train.cases import ALL_LESIONS
+from rsuper_train.checkpoint import checkpoint_provenance
 from rsuper_train.files import write_atomically
 from rsuper_train.grids import grid_of, resample, to_axes
 from rsuper_train.layout import first_line
-from rsuper_train.manifest import CASES, CaseRecord, Manifest, read_manifest
+from rsuper_train.manifest import CASES, CaseRecord, read_manifest
 from rsuper_train.predict import PROBABILITIES, Predictor, load_prediction
-from rsuper_train.reports.findings import BACKGROUND, Unmentioned, to_findings
-from rsuper_train.reports.masks import LabelSet, organ_ids, region
-from rsuper_train.reports.schema import Report, Tumour
+from rsuper_train.reports.findings import Unmentioned
+from rsuper_train.reports.schema import Report
 from rsuper_train.reports.table import as_cell
-from rsuper_train.reports.vocabulary import load_vocabulary
 from rsuper_train.store import SUFFIX, open_volume, write_volume
 
 FAINT = 0.02
@@ -110,7 +112,8 @@ def run_audit(
         workers: threads that score.
     """
     manifest = read_manifest(prepared)
-    reader, score = SiteReader(manifest, source), partial(score_site, threshold=source.threshold)
+    reader = SiteReader(manifest, source.channels, source.unmentioned)
+    score = partial(score_site, threshold=source.threshold)
     known = {report.id for report in reports}
     left_out = {id: "it has no report" for id in manifest.cases if id not in known}
     running: dict[str, Iterator[SiteScore]] = {}
@@ -123,10 +126,6 @@ def run_audit(
             with _noted(id, left_out, console):
                 cases.append(_case_score(manifest.cases[id], list(scores), source.channels, weights))
     return Audit(tuple(sorted(cases, key=lambda case: (-case.total, case.id))), left_out)
-
-
-class NotScored(Exception):
-    """Why a report cannot be held against a prediction."""
 
 
 @contextmanager
@@ -163,7 +162,7 @@ def parse_weights(texts: Sequence[str]) -> dict[str, float]:
 def network_source(run: Path, device: str = "auto") -> Source:
     """Predictions by the network of a run, made when they are asked for."""
     predictor = Predictor([run], device)
-    key = repr([[network["sha256"] for network in predictor.provenance["networks"]], predictor.provenance["options"]])
+    key = repr((checkpoint_provenance(run)["sha256"], predictor.options))
     threshold, unmentioned = predictor.options.threshold, predictor.config.data.unmentioned
     return Source(predictor.channels, predictor.probabilities, lambda id: key, threshold, unmentioned)
 
@@ -176,7 +175,8 @@ def folder_source(network: Source, folder: Path) -> Source:
         if image.shape != record.source.shape:
             raise ValueError(f"{path}: expected the CT's shape, {record.source.shape}, got {image.shape}")
         volume = to_axes(np.asarray(image.dataobj, np.float32), image.affine)
-        return resample(volume, grid_of(image.shape, image.affine).spacing, record.spacing, record.shape, 1)
+        d, h, w = grid_of(record.source.shape, image.affine).spacing
+        return resample(volume, (d, h, w), record.spacing, record.shape, 1)
 
     def probabilities(record: CaseRecord, ct: np.ndarray, labels: np.ndarray) -> np.ndarray:
         return np.stack([probability(record, channel) for channel in network.channels])
@@ -184,76 +184,9 @@ def folder_source(network: Source, folder: Path) -> Source:
     return replace(network, probabilities=probabilities, key=lambda id: repr(load_prediction(folder / id)))
 
 
-class SiteReader:
-    """Finds what of a report can be scored on a prepared case."""
-
-    def __init__(self, manifest: Manifest, source: Source) -> None:
-        self.manifest, self._source = manifest, source
-        self._vocabulary, self._label_set = load_vocabulary(), LabelSet(manifest.label_set_name, manifest.label_set)
-        self._organs = {name: organ_ids(name, self._label_set, self._vocabulary) for name in self._vocabulary.organs}
-
-    def sites(self, report: Report, record: CaseRecord) -> list[Site]:
-        """The sites of a report; raises NotScored where there are none."""
-        read = to_findings(
-            [report],
-            self._label_set,
-            self._source.channels,
-            self._vocabulary,
-            unmentioned=self._source.unmentioned,
-            visible=[dict.fromkeys(record.labels, 1.0)],
-        )
-        sites: list[Site] = []
-        for (_, channel), indices in read.findings.planes().items():
-            groups = [read.findings.groups[g] for g in indices]
-            unknown = read.unknown.get((0, channel), frozenset()) - {BACKGROUND}
-            sites += self._of_plane(groups, unknown, report, record)
-        if not sites:
-            said = report.tumours or report.negatives
-            why = "; ".join(note.removeprefix(f"{report.id}: ") for note in read.notes) if said else ""
-            raise NotScored(why or "the report names no tumour, and no organ without one, that the network looks for")
-        return sites
-
-    def _of_plane(
-        self, groups: Sequence[FindingGroup], unknown: frozenset[int], report: Report, record: CaseRecord
-    ) -> Iterator[Site]:
-        """The sites of one channel."""
-        taken = {group: frozenset(group.label_ids) for group in groups}
-        spoken = unknown.union(*taken.values())
-        for group in groups:
-            if group.negative:
-                yield Site("negative", self._name(taken[group], record), group, record.spacing)
-                continue
-            tumours = self._tumours(report, taken[group])
-            name = "; ".join(dict.fromkeys(map(str, tumours)))
-            foreign = spoken - taken[group]
-            yield Site("reported", name, group, record.spacing, foreign=foreign, tumours=tumours)
-        for organ in dict.fromkeys(tumour.organ for tumour in report.tumours):
-            own = self._organs.get(organ, frozenset())
-            reported = tuple(group for group in groups if not group.negative and taken[group] & own)
-            rest = (own & record.labels.keys()) - spoken
-            if reported and rest:
-                group = FindingGroup(0, reported[0].channel, tuple(sorted(rest)))
-                yield Site("elsewhere", organ, group, record.spacing, reported=reported)
-
-    def _tumours(self, report: Report, ids: frozenset[int]) -> tuple[Tumour, ...]:
-        """The tumours of a group; those whose part is not in the scan are in that of the organ."""
-        places = {tumour: region(tumour, self._label_set, self._vocabulary) for tumour in report.tumours}
-        exact = tuple(tumour for tumour, place in places.items() if place and ids & set(place.ids))
-        return exact or tuple(tumour for tumour in places if ids & self._organs.get(tumour.organ, frozenset()))
-
-    def _name(self, ids: frozenset[int], record: CaseRecord) -> str:
-        """The organ with these ids, or their classes."""
-        whole = [name for name, own in self._organs.items() if own & record.labels.keys() == ids]
-        classes = [name.replace("_", " ") for name, id in self._label_set.ids.items() if id in ids]
-        return whole[0] if whole else ", ".join(classes)
-
-
 def _cache(reader: SiteReader, report: Report, prepared: Path, source: Source, out: Path) -> list[Site]:
     """The sites of a report with their crops on disk; the case is predicted if one is not there."""
-    record = reader.manifest.cases.get(report.id)
-    if record is None:
-        failed = reader.manifest.failed.get(report.id)
-        raise NotScored(f"it could not be prepared: {failed}" if failed else "it is not among the prepared cases")
+    record = reader.record(report.id)
     folder = out / "cache" / record.id
     parts = [source.key(record.id), FAINT, sorted(record.checksums.items()), record.spacing]
     sites = []
@@ -296,7 +229,8 @@ def _case_score(
     for site in sites:
         scores |= {name: max(score, scores.get(name, 0.0)) for name, score in site.scores.items()}
     total = sum(weights[name] * score for name, score in scores.items())
-    annotated = all(channels[int(site.site.group.channel)] in record.lesions for site in sites)
+    masks = record.lesions.keys() | ({ALL_LESIONS} if record.lesions else set())
+    annotated = all(channels[int(site.site.group.channel)] in masks for site in sites)
     return CaseScore(record.id, tuple(sorted(sites, key=lambda s: -s.worst)), scores, total, annotated)
 
 

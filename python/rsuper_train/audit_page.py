@@ -86,7 +86,7 @@ def _picture(score: SiteScore, threshold: float) -> str:
     for axis, along, label in zip(figure.subplots(1, 2), (0, 1), ("axial", "coronal"), strict=True):
         level = int(telling.sum(tuple({0, 1, 2} - {along})).argmax())
         masks = {name: mask.take(level, along) for name, mask in (outlines | {"prediction": predicted}).items()}
-        _draw(axis, seen.ct.take(level, along), masks, np.delete(score.site.spacing, along), window)
+        _draw(axis, seen.ct.take(level, along), masks, [score.site.spacing[i] for i in range(3) if i != along], window)
         axis.set_title(label, color="white", fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)

@@ -6,16 +6,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy import ndimage
 
 from rsuper_kernels import FindingGroup, Findings, attenuation_loss, ball_loss, pseudo_masks, volume_loss
+from rsuper_train.audit_sites import Site
 from rsuper_train.manifest import Spacing
-from rsuper_train.reports.schema import Tumour
 from rsuper_train.store import open_volume
 
 SCORES = {
@@ -37,32 +36,6 @@ SMALLEST = 15.0
 """mm3 below which a component is not counted: a ball of 3 mm."""
 NEARLY_ZERO = 1e-6
 """Stands for probability 0, so that its logit is finite."""
-
-
-@dataclass(frozen=True)
-class Site:
-    """A place of one report that is scored.
-
-    Args:
-        kind: "reported" has tumours; "negative" is free of them, as the report says; "elsewhere" is the rest of an
-            organ with reported tumours.
-        name: for people.
-        group: what the report says, over label ids; its channel is the network's.
-        spacing: mm (D, H, W).
-        reported: of "elsewhere": the groups of the organ's tumours.
-        foreign: label ids of which other groups speak, or of which nothing is known.
-        tumours: as reported.
-        crop: where its crop lies; see `read_crop`.
-    """
-
-    kind: Literal["reported", "negative", "elsewhere"]
-    name: str
-    group: FindingGroup
-    spacing: Spacing
-    reported: tuple[FindingGroup, ...] = ()
-    foreign: frozenset[int] = frozenset()
-    tumours: tuple[Tumour, ...] = ()
-    crop: Path = Path()
 
 
 class View(NamedTuple):

@@ -149,6 +149,16 @@ def test_resumes_and_notices_other_predictions(run, tmp_path) -> None:
     assert calls[4:] == ["right", "missed", "small"]
 
 
+def test_damaged_crop(run, tmp_path) -> None:
+    reports = [report(id, TUMOUR) for id in ("right", "missed")]
+    run(tmp_path, reports, fake(PREDICTIONS))
+    for path in (tmp_path / "cache" / "right").iterdir():
+        path.write_bytes(b"nothing")
+    result = run(tmp_path, reports, fake({}))
+    assert [case.id for case in result.ranked] == ["missed"]
+    assert "cache" in result.left_out["right"]
+
+
 def test_says_why_cases_are_not_scored(run, tmp_path) -> None:
     spleen = Tumour(organ="spleen", diameters=(10.0,))
     pancreas = Tumour(organ="pancreas", diameters=(10.0,))
