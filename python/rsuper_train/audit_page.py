@@ -68,21 +68,21 @@ def write_page(
 
 def _pictures(case: CaseScore, threshold: float) -> list[tuple[SiteScore, str]]:
     """The case's worst sites, each with its image in a data URI."""
-    telling = [score for score in case.sites if score.reasons] or list(case.sites[:1])
+    reported = [score for score in case.sites if score.site.kind == "reported"]
+    telling = [score for score in case.sites if score.reasons] or reported[:1]
     return [(score, _picture(score, threshold)) for score in telling[:SITES]]
 
 
 def _picture(score: SiteScore, threshold: float) -> str:
-    """An axial and a coronal slice through what is predicted, or through the region where nothing is."""
+    """An axial and a coronal slice through what is predicted, at least faintly, or else through the region."""
     seen = view(score.site)
     predicted = (seen.probability >= threshold) & seen.around
-    telling = predicted if predicted.any() else seen.region
+    faint = (seen.probability > 0) & seen.around
+    telling = next((mask for mask in (predicted, faint) if mask.any()), seen.region)
     window = LUNG_WINDOW if seen.region.any() and np.median(seen.ct[seen.region]) < LUNG else WINDOW
     outlines = {"region": seen.region, "ball": seen.balls & predicted.any()}
-    height, depth = (
-        seen.ct.shape[i] * score.site.spacing[i] / score.site.spacing[2] / seen.ct.shape[2] for i in (1, 0)
-    )
-    figure = Figure(figsize=(WIDTH, WIDTH / 2 * min(max(height, depth), 2)), facecolor="black", layout="constrained")
+    depth, height, width = np.multiply(seen.ct.shape, score.site.spacing)
+    figure = Figure((WIDTH, WIDTH / 2 * min(max(depth, height) / width, 2)), facecolor="black", layout="constrained")
     for axis, along, label in zip(figure.subplots(1, 2), (0, 1), ("axial", "coronal"), strict=True):
         level = int(telling.sum(tuple({0, 1, 2} - {along})).argmax())
         masks = {name: mask.take(level, along) for name, mask in (outlines | {"prediction": predicted}).items()}
@@ -112,6 +112,4 @@ def _draw(
     axis.set(xlim=(right, 0), ylim=(0, top), aspect="equal")
     axis.set_axis_off()
     axis.plot([right - 3, right - 23], [0.04, 0.04], "w-", lw=2.5, transform=axis.get_xaxis_transform())
-    axis.annotate(
-        "20 mm", (right - 13, 0.04), (0, 3), axis.get_xaxis_transform(), "offset points", color="white", ha="center"
-    )
+    axis.annotate("20 mm", (right - 3, 0.04), (0, 3), axis.get_xaxis_transform(), "offset points", color="white")
