@@ -17,6 +17,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from rsuper_train.config import Config, parse_config
+from rsuper_train.manifest import Manifest
 from rsuper_train.networks import build_network
 
 FORMAT = 1
@@ -106,6 +107,15 @@ def load_network(path: Path, device: str | torch.device = "cpu") -> tuple[nn.Mod
     network = build_network(config)
     load_weights(network, checkpoint, path)
     return network.to(device).eval(), config
+
+
+def load_manifest(path: Path) -> Manifest:
+    """How the data that a network was trained on was prepared, without its cases.
+
+    Raises:
+        FileNotFoundError, ValueError: no checkpoint there.
+    """
+    return Manifest.model_validate_json(read(find_checkpoint(path))["preprocessing"])
 
 
 def load_weights(network: nn.Module, checkpoint: Mapping[str, Any], path: Path) -> None:

@@ -372,8 +372,10 @@ class Training:
         return {"network": self.network, "precision": self.fabric.strategy.precision, **average}
 
     def _save(self, name: str) -> None:
+        preprocessing = self.cases.manifest.model_copy(update={"cases": {}, "failed": {}})
         state = {
             **self._objects(),
+            "preprocessing": preprocessing.model_dump_json(),
             "optimiser": self.optimiser,
             "counters": asdict(self.at),
             "sums": self.fabric.all_reduce(self.sums.clone(), reduce_op="sum").cpu(),

@@ -13,7 +13,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -37,13 +37,16 @@ from rsuper_train.gating import Part, around, drop_small, near, organs_of
 from rsuper_train.grids import to_source_grid
 from rsuper_train.inputs import network_input
 from rsuper_train.layout import LESION, CaseFiles, find_cases
-from rsuper_train.manifest import CaseRecord, Manifest, Spacing
+from rsuper_train.manifest import CaseRecord, Manifest
 from rsuper_train.networks import heads
-from rsuper_train.prepare import CaseError, Options, Volume, read_case
+from rsuper_train.read import CaseError, Options, Volume, read_case, stamps
 from rsuper_train.reports.masks import LabelSet
 
 PREDICTION = "prediction.json"
 PROBABILITIES = "probabilities"
+
+Result = tuple[str, str, bool]
+"""Id of a case, a line about it, whether it was predicted."""
 
 
 class Predictor:
@@ -89,46 +92,43 @@ class Predictor:
         self._flips = list(chain.from_iterable(combinations(axes, count) for count in range(len(axes) + 1)))
         self._lock = threading.Lock()
 
-    def probabilities(self, image: np.ndarray, spacing: Spacing) -> np.ndarray:
-        """Probabilities of a volume by sliding windows with Gaussian blending, without gates and thresholds.
+    def probabilities(self, record: CaseRecord, ct: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Probabilities of a prepared CT or a part of it, by sliding windows with Gaussian blending; not gated.
 
-        Takes the memory of the result and of one channel more. Callers in several threads wait for each other.
+        Beyond the input, memory is that of the result and of one channel more. Where the patch is larger, air is put
+        behind the CT. Callers in several threads wait for each other.
 
         Args:
-            image: the network's input (C_in, D, H, W), float32, as `network_input` makes it.
-            spacing: mm; that of the prepared data, where all of it had one.
+            record: of the case.
+            ct: HU (D, H, W), clipped.
+            labels: label map (D, H, W); of no account where the network's only input is the CT.
 
         Returns:
             float32 (C, D, H, W), in the order of `channels`.
+
+        Raises:
+            ValueError: the case was prepared for another spacing than the network's.
         """
-        trained = self.manifest.spacing
-        if trained is not None and not np.allclose(spacing, trained, rtol=0.02):
-            raise ValueError(f"spacing: expected that of the network, {trained} mm, got {tuple(spacing)} mm")
+        trained, inputs, patch = self.manifest.spacing, self.config.data.inputs, self.config.data.patch
+        if trained is not None and not np.allclose(record.spacing, trained, rtol=0.01):
+            raise ValueError(f"{record.id}: expected voxels of {trained} mm, as in training, got {record.spacing} mm")
+        beyond = [(0, max(0, size - own)) for size, own in zip(patch, ct.shape, strict=True)]
+        if np.any(beyond):
+            ct, labels = np.pad(ct, beyond, constant_values=self.manifest.clip[0]), np.pad(labels, beyond)
+        image = torch.from_numpy(network_input(ct, labels, record, self.manifest.intensity, inputs))
         with self._lock, torch.inference_mode():
             result = sliding_window_inference(
-                torch.from_numpy(image)[None],
-                roi_size=self.config.data.patch,
-                sw_batch_size=self.config.hardware.batch,
-                predictor=self._window,
+                image[None],
+                patch,
+                self.config.hardware.batch,
+                self._window,
                 overlap=self.options.overlap,
                 mode="gaussian",
                 sw_device=self.device,
                 device=torch.device("cpu"),
             )
-        return result[0].numpy()
-
-    def predict(self, ct: np.ndarray, labels: np.ndarray, record: CaseRecord) -> np.ndarray:
-        """`probabilities` of a prepared CT, or of a part of it; where the patch is larger, air is put behind it.
-
-        Args:
-            ct: HU (D, H, W), clipped.
-            labels: label map (D, H, W).
-            record: of the case.
-        """
-        missing = [(0, max(0, size - own)) for size, own in zip(self.config.data.patch, ct.shape, strict=True)]
-        padded = np.pad(ct, missing, constant_values=self.manifest.clip[0]), np.pad(labels, missing)
-        image = network_input(*padded, record, self.manifest.intensity, self.config.data.inputs)
-        return self.probabilities(image, record.spacing)[:, : ct.shape[0], : ct.shape[1], : ct.shape[2]]
+        d, h, w = (size - behind for size, (_, behind) in zip(ct.shape, beyond, strict=True))
+        return result[0, :, :d, :h, :w].numpy()
 
     def _window(self, window: torch.Tensor) -> torch.Tensor:
         """Probabilities of windows (B, C_in, *patch), averaged over networks and mirrored axes."""
@@ -167,11 +167,11 @@ def predict_folder(
         Cases that failed, and why.
 
     Raises:
-        ValueError: no such case; predictions by other networks or options are in the way; `out` is `data`.
+        ValueError: no such case; predictions by other networks or options are in the way; `out` lies in `data`.
         OSError: `out` cannot be written.
     """
-    if out.resolve() == data.resolve():
-        raise ValueError(f"{out}: predictions need a folder of their own, this one holds the cases")
+    if out.resolve().is_relative_to(data.resolve()):
+        raise ValueError(f"{out}: expected a folder outside of {data}, whose folders are taken for cases")
     found = find_cases(data)
     if missing := [id for id in cases or () if id not in found]:
         raise ValueError(f"{data}: there is no case {', '.join(missing[:5])}{', ...' * (len(missing) > 5)}")
@@ -181,11 +181,13 @@ def predict_folder(
         console.print(f"{len(wanted) - len(waiting)} of {len(wanted)} cases were finished before", highlight=False)
     failed = {}
     with Progress(console=console, transient=True) as progress:
-        work = partial(_try_case, predictor, out)
-        for files, (error, line) in zip(waiting, progress.track(_in_turns(work, waiting, workers), len(waiting))):
-            console.print(f"{'[red]' * error}{escape(files.id)}: {escape(line)}", highlight=False, soft_wrap=True)
-            if error:
-                failed[files.id] = line
+        results = _in_turns(partial(_try_case, predictor, out), waiting, workers)
+        for id, line, good in progress.track(results, len(waiting), description="predict"):
+            console.print(
+                f"{'' if good else '[red]failed:[/] '}{escape(f'{id}: {line}')}", highlight=False, soft_wrap=True
+            )
+            if not good:
+                failed[id] = line
     return failed
 
 
@@ -203,7 +205,6 @@ def predict_case(predictor: Predictor, files: CaseFiles, out: Path) -> dict[str,
         CaseError: the case cannot be read, lacks organ masks that are needed, or the network gave no numbers.
     """
     started, files = time.monotonic(), _wanted(predictor, files)
-    source = _state(files)
     volume = _read(predictor, files)
     affine = np.array(volume.record.source.affine)
     voxel = abs(float(np.linalg.det(affine[:3, :3])))
@@ -227,7 +228,7 @@ def predict_case(predictor: Predictor, files: CaseFiles, out: Path) -> dict[str,
         "seconds": round(time.monotonic() - started, 1),
         "device": str(predictor.device),
         "provenance": predictor.provenance,
-        "source": source,
+        "source": volume.record.source.files,
         "threshold": predictor.options.threshold,
         "spacing": volume.record.spacing,
         "channels": channels,
@@ -242,7 +243,7 @@ def load_prediction(folder: Path) -> dict[str, Any] | None:
     """What prediction.json says of a case; None where the case is not finished."""
     try:
         return json.loads((folder / PREDICTION).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
@@ -268,7 +269,7 @@ def _select(outputs: Sequence[str], asked: Sequence[str] | None) -> tuple[str, .
     return tuple(asked or [name for name in outputs if name.endswith(LESION)] or outputs)
 
 
-def _in_turns(work: Any, cases: Sequence[CaseFiles], workers: int) -> Iterator[tuple[bool, str]]:
+def _in_turns(work: Callable[[CaseFiles], Result], cases: Sequence[CaseFiles], workers: int) -> Iterator[Result]:
     if workers <= 1:
         yield from map(work, cases)
         return
@@ -279,26 +280,23 @@ def _in_turns(work: Any, cases: Sequence[CaseFiles], workers: int) -> Iterator[t
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _try_case(predictor: Predictor, out: Path, files: CaseFiles) -> tuple[bool, str]:
-    """Whether a case failed, and a line about it."""
+def _try_case(predictor: Predictor, out: Path, files: CaseFiles) -> Result:
+    """Predict a case. What is wrong with it is told; an output that cannot be written ends the run."""
     try:
         prediction = predict_case(predictor, files, out / files.id)
     except (CaseError, MemoryError, torch.OutOfMemoryError) as error:
-        return True, str(error).split("\n")[0] or "there is not enough memory"
+        return files.id, str(error).split("\n")[0] or "there is not enough memory", False
+    except OSError as error:
+        raise OSError(f"{out / files.id}: {error.strerror}; finished cases are kept, run it again to go on") from None
     found = prediction["channels"].items()
     volumes = [f"{name} {of['volume_mm3'] / 1000:.1f} ml (p {of['max_probability']:.2f})" for name, of in found]
-    return False, f"{', '.join(volumes)}; {prediction['seconds']:.0f} s"
+    return files.id, f"{', '.join(volumes)}; {prediction['seconds']:.0f} s", True
 
 
 def _wanted(predictor: Predictor, files: CaseFiles) -> CaseFiles:
     """The files that a prediction depends on."""
-    return replace(files, lesions={}, **({} if predictor.needs_organs else {"label_map": None, "organs": {}}))
-
-
-def _state(files: CaseFiles) -> dict[str, list[int]]:
-    """Bytes and time of the last change (ns) by file, so that a change is noticed."""
-    stats = {str(path.relative_to(files.folder)): path.stat() for path in files.used()}
-    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+    files = replace(files, lesions={})
+    return files if predictor.needs_organs else replace(files, label_map=None, organs={})
 
 
 def _is_finished(predictor: Predictor, files: CaseFiles, folder: Path) -> bool:
@@ -310,7 +308,8 @@ def _is_finished(predictor: Predictor, files: CaseFiles, folder: Path) -> bool:
             f"{folder / PREDICTION}: this is by other networks, channels or options; "
             "predict into another folder, or with --overwrite"
         )
-    return earlier["source"] == _state(files) and all(path.is_file() for path in _images(folder, earlier))
+    source = {name: tuple(stamp) for name, stamp in earlier["source"].items()}
+    return source == stamps(files) and all(path.is_file() for path in _images(folder, earlier))
 
 
 def _identity(provenance: Mapping[str, Any]) -> object:
@@ -322,10 +321,11 @@ def _images(folder: Path, prediction: Mapping[str, Any]) -> list[Path]:
 
 
 def _clear(folder: Path) -> None:
-    """Remove an earlier prediction, and what one that was killed left half written."""
+    """Make the folder; remove an earlier prediction, and what one that was killed left half written."""
     earlier = load_prediction(folder)
     for path in [*folder.rglob(".*.part"), *(_images(folder, earlier) if earlier else []), folder / PREDICTION]:
         path.unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _read(predictor: Predictor, files: CaseFiles) -> Volume:
@@ -333,8 +333,7 @@ def _read(predictor: Predictor, files: CaseFiles) -> Volume:
         why = "the gate needs" if predictor.gates else f"the inputs {', '.join(predictor.config.data.inputs)} need"
         raise CaseError(f"{files.folder}: {why} organ masks: segmentations/<class>.nii.gz or labels.nii.gz")
     manifest = predictor.manifest
-    options = Options(spacing=manifest.spacing, clip=manifest.clip, label_set=predictor.label_set, channels=())
-    return read_case(files, options)
+    return read_case(files, Options(predictor.label_set, manifest.spacing, manifest.clip))
 
 
 def _gated(predictor: Predictor, volume: Volume, notes: list[str]) -> Iterator[tuple[str, np.ndarray]]:
@@ -346,7 +345,7 @@ def _gated(predictor: Predictor, volume: Volume, notes: list[str]) -> Iterator[t
     if len(gates) == len(predictor.channels):
         context = [margin + size // 4 for margin, size in zip(reach, predictor.config.data.patch, strict=True)]
         seen = around(record, frozenset[int]().union(*gates.values()), context)
-    found = () if seen is None else predictor.predict(volume.ct[seen], volume.labels[seen], record)
+    found = () if seen is None else predictor.probabilities(record, volume.ct[seen], volume.labels[seen])
     for index, name in enumerate(predictor.channels):
         kept = around(record, gates[name], reach) if name in gates else whole
         result = np.zeros(record.shape, np.float32)

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import resource
-import signal
+import multiprocessing
+import shutil
 import subprocess
 import sys
 import time
@@ -25,13 +24,17 @@ from scipy import ndimage
 from torch import nn
 from typer.testing import CliRunner
 
+from rsuper_train import predict as prediction
 from rsuper_train.checkpoint import FOLDER, LAST, save
 from rsuper_train.cli import app
 from rsuper_train.config import parse_config
+from rsuper_train.engine import train
 from rsuper_train.gating import drop_small, near
-from rsuper_train.manifest import Intensity, Manifest
+from rsuper_train.manifest import CaseRecord, Intensity, Manifest, Source
 from rsuper_train.networks import build_network
 from rsuper_train.predict import PREDICTION, Predictor, predict_folder
+from rsuper_train.prepare import prepare
+from rsuper_train.read import Options
 from rsuper_train.reports.masks import load_label_set
 
 IDS = dict(load_label_set("abdomenatlas").ids)
@@ -165,12 +168,14 @@ def test_a_network_on_another_spacing_agrees_up_to_the_border(grid: str, tmp_pat
 
 
 def test_networks_and_mirrored_axes_are_averaged(tmp_path: Path) -> None:
-    write_case(tmp_path / "cases" / "a", box((16, 16, 16), (0, 8), (0, 16), (0, 16)))
     shallow, ramp = make_run(tmp_path / "1", arguments={"steepness": 2.0}), make_run(tmp_path / "2", network="Ramp")
 
     def answer(runs: Sequence[Path], mirror: str) -> np.ndarray:
-        image = np.zeros((1, 16, 16, 16), np.float32)
-        return Predictor(runs, "cpu", overrides={"mirror": tuple(mirror)}).probabilities(image, (1, 1, 1))[0]
+        ct = np.full((16, 16, 16), TISSUE, np.int16)
+        record = CaseRecord(
+            id="a", shape=ct.shape, spacing=(1, 1, 1), source=Source(shape=ct.shape, affine=(), files={})
+        )
+        return Predictor(runs, "cpu", overrides={"mirror": tuple(mirror)}).probabilities(record, ct, ct)[0]
 
     rising = torch.linspace(-2, 2, 16).sigmoid().numpy()
     flat = 1 / (1 + np.exp(1.0))
@@ -202,7 +207,7 @@ def test_networks_that_do_not_agree(changes: dict[str, Any], message: str, tmp_p
         (
             {"channels": ["bone_lesion"]},
             {"overrides": {"gate": 5}},
-            "no class of the label set abdomenatlas is an organ",
+            "no class of the label set abdomenatlas is",
         ),
     ],
 )
@@ -239,15 +244,11 @@ def test_lesions_are_kept_near_their_organ(gate: float, tmp_path: Path) -> None:
 def test_windows_lie_around_the_organ_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tumour = box((64, 64, 64), (30, 34), (30, 34), (30, 34))
     write_case(tmp_path / "cases" / "a", tumour, organs={"kidney_left": tumour})
-    shapes = []
-    inside = Predictor.probabilities
-    monkeypatch.setattr(
-        Predictor,
-        "probabilities",
-        lambda own, image, spacing: shapes.append(image.shape) or inside(own, image, spacing),
-    )
+    windows = []
+    inside = Threshold.forward
+    monkeypatch.setattr(Threshold, "forward", lambda own, image: inside(own, windows.append(image) or image))
     predict([make_run(tmp_path / "run")], tmp_path / "cases", tmp_path / "out", gate=2)
-    assert shapes == [(1, 16, 16, 16)]
+    assert len(windows) == 1
     np.testing.assert_array_equal(voxels(tmp_path / "out" / "a" / "kidney_lesion.nii.gz"), tumour)
 
 
@@ -321,17 +322,18 @@ def test_what_is_finished_is_skipped(tmp_path: Path) -> None:
     assert times() == first
     (out / "a" / "kidney_lesion.nii.gz").unlink()
     predict([run], cases, out)
-    assert times()[0] > first[0] and times()[1] == first[1]
+    assert times()[0] > first[0]
+    assert times()[1] == first[1]
     write_case(cases / "b", ~tumour)
     predict([run], cases, out)
     np.testing.assert_array_equal(voxels(out / "b" / "kidney_lesion.nii.gz"), ~tumour)
 
-    with pytest.raises(ValueError, match="other networks, channels or options; .*--overwrite"):
+    with pytest.raises(ValueError, match=r"other networks, channels or options; .*--overwrite"):
         predict([run], cases, out, threshold=0.3)
     with pytest.raises(ValueError, match="there is no case c"):
         predict([run], cases, out, cases=["a", "c"])
-    with pytest.raises(ValueError, match="a folder of their own"):
-        predict([run], cases, cases)
+    with pytest.raises(ValueError, match="expected a folder outside of"):
+        predict([run], cases, cases / "out")
     other = make_run(tmp_path / "other", channels=["liver_lesion"])
     predict([other], cases, out, overwrite=True)
     assert sorted(path.name for path in (out / "a").glob("*.nii.gz")) == ["liver_lesion.nii.gz"]
@@ -343,3 +345,97 @@ def test_a_network_without_numbers(tmp_path: Path) -> None:
     failed = predict([run], tmp_path / "cases", tmp_path / "out")
     assert "the network's output for kidney_lesion is not a number" in failed["a"]
     assert not (tmp_path / "out" / "a" / PREDICTION).exists()
+
+
+def test_an_output_that_cannot_be_written_ends_the_run(tmp_path: Path) -> None:
+    write_case(tmp_path / "cases" / "a", box((16, 16, 16), (3, 9), (3, 9), (3, 9)))
+    (tmp_path / "out").write_text("a file where the folder should be")
+    with pytest.raises(OSError, match="finished cases are kept"):
+        predict([make_run(tmp_path / "run")], tmp_path / "cases", tmp_path / "out")
+
+
+def slow_predict(run: Path, data: Path, out: Path) -> None:
+    """`predict` that takes its time over each file."""
+    write = prediction._write
+
+    def write_slowly(path: Path, *others: Any) -> None:
+        write(path, *others)
+        time.sleep(0.02)
+
+    prediction._write = write_slowly
+    predict([run], data, out)
+
+
+def test_killed_at_any_moment(tmp_path: Path) -> None:
+    """What is finished at a kill is whole and stays as it is; in the end all is there."""
+    run, cases, out = make_run(tmp_path / "run"), tmp_path / "cases", tmp_path / "out"
+    tumour = box((24, 24, 24), (3, 9), (3, 9), (3, 9))
+    names = [f"case{number:02}" for number in range(12)]
+    for name in names:
+        write_case(cases / name, tumour)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    rng = np.random.default_rng(0)
+    finished: dict[str, int] = {}
+    for _ in range(10):
+        process = context.Process(target=slow_predict, args=(run, cases, out))
+        process.start()
+        before = len(list(out.rglob("*")))
+        while process.is_alive() and len(list(out.rglob("*"))) == before:
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.1))
+        process.kill()
+        process.join()
+        now = {path.parent.name: path.stat().st_mtime_ns for path in out.glob(f"*/{PREDICTION}")}
+        assert finished.items() <= now.items()
+        finished = now
+        for name in finished:
+            np.testing.assert_array_equal(voxels(out / name / "kidney_lesion.nii.gz"), tumour)
+    assert predict([run], cases, out) == {}
+    assert sorted(path.parent.name for path in out.glob(f"*/{PREDICTION}")) == names
+    assert not list(out.rglob(".*"))
+    for name in names:
+        np.testing.assert_array_equal(voxels(out / name / "kidney_lesion.nii.gz"), tumour)
+
+
+def test_a_trained_run_needs_neither_its_data_nor_its_reports(tmp_path: Path) -> None:
+    shape = (24, 22, 20)
+    tumour, kidney = box(shape, (6, 12), (6, 12), (6, 12)), box(shape, (4, 16), (4, 16), (4, 16))
+    for name in ("a", "b"):
+        organs = {"kidney_left": kidney, "kidney_lesion": tumour}
+        write_case(tmp_path / "cases" / name, tumour, GRIDS["flipped"], organs)
+    options = Options(load_label_set("abdomenatlas"), (2.0, 1.0, 1.0), (-200, 300))
+    manifest = prepare(tmp_path / "cases", tmp_path / "prepared", options, 1, Console(file=io.StringIO()))
+    config = {
+        "run": tmp_path / "run",
+        "data": {"prepared": tmp_path / "prepared", "channels": ["kidney_lesion"], "patch": [16, 16, 16]},
+        "network": {"name": "SegResNet", "arguments": {"init_filters": 8}},
+        "stages": [{"steps": 1, "report_ratio": 0}],
+        "hardware": {"accelerator": "cpu", "devices": 1, "batch": 1, "workers": 0},
+        "logging": {"tensorboard": False},
+    }
+    run = train(parse_config(config), Console(file=io.StringIO()))
+    shutil.rmtree(tmp_path / "prepared")
+    assert Predictor([run]).manifest == manifest.model_copy(update={"cases": {}})
+    assert predict([run], tmp_path / "cases", tmp_path / "out", gate=3) == {}
+    assert voxels(tmp_path / "out" / "a" / "kidney_lesion.nii.gz").shape == shape
+
+
+@pytest.mark.slow  # a volume large enough to be told from what the libraries take
+def test_memory_is_that_of_a_few_volumes(tmp_path: Path) -> None:
+    tumour = box((150, 320, 320), (30, 60), (30, 60), (30, 60))
+    write_case(tmp_path / "cases" / "small", tumour[:40, :80, :80])
+    write_case(tmp_path / "cases" / "large", tumour, np.diag([-0.9, -0.9, 1.1, 1.0]), {"kidney_left": tumour})
+    channels = ["kidney_lesion", "liver_lesion", "pancreatic_lesion"]
+    make_run(tmp_path / "run", channels=channels, patch=[64, 64, 64], spacing=(1.0, 1.0, 1.0))
+    script = (
+        "import resource, sys; from tests.train.test_predict import predict, Path\n"
+        "run, data, out = map(Path, sys.argv[1:])\n"
+        "for case in ('small', 'large'):\n"
+        "    predict([run], data, out, cases=[case], overlap=0.0)\n"
+        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)\n"
+    )
+    command = [sys.executable, "-c", script, *(str(tmp_path / name) for name in ("run", "cases", "out"))]
+    small, large = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+    # in float32: the input, three channels, the sum of weights; CT and labels
+    assert large - small < tumour.size * (5 * 4 + 3) * 1.2
