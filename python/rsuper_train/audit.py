@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -45,6 +46,10 @@ from rsuper_train.store import SUFFIX, open_volume, write_volume
 
 FAINT = 0.02
 """Lower probabilities count as 0: over a large organ they would sum up to the volume of a tumour."""
+COLUMNS = (
+    *("rank", "case", "total", "annotated", "place", "kind", "channel", *SCORES, "reported_mm3"),
+    *("predicted_mm3", "reported_tumours", "predicted_tumours", "contrast_hu", "reasons"),
+)
 SURROUNDINGS = 40.0
 """mm around what is predicted where the report has no tumour; for pictures."""
 
@@ -236,22 +241,23 @@ def _case_score(
 
 def write_lists(result: Audit, channels: Sequence[str], out: Path, count: int) -> None:
     """Write audit.csv, and the ids of the first `count` cases without masks to annotate.txt."""
-    columns = ["rank", "case", "total", "annotated", "place", "kind", "channel", *SCORES, "reported_mm3"]
-    columns += ["predicted_mm3", "reported_tumours", "predicted_tumours", "contrast_hu", "reasons"]
 
     def write(part: Path) -> None:
         with part.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(columns)
+            writer.writerow(COLUMNS)
             for rank, case in enumerate(result.ranked, start=1):
                 for score in case.sites:
-                    group = score.site.group
-                    values = [score.scores.get(name) for name in SCORES]
-                    row = [rank, case.id, case.total, case.annotated, score.site.name, score.site.kind]
-                    row += [channels[int(group.channel)], *values, group.volume, score.predicted]
-                    row += [len(group.tumours), score.components, score.contrast, "; ".join(score.reasons)]
+                    row = [rank, case.id, case.total, case.annotated, *_cells(score, channels)]
                     writer.writerow(as_cell(round(x, 4) if isinstance(x, float) else x) for x in row)
 
     write_atomically(out / "audit.csv", write)
     ids = [case.id for case in result.ranked if not case.annotated][:count]
     write_atomically(out / "annotate.txt", lambda part: part.write_text("".join(f"{id}\n" for id in ids), "utf-8"))
+
+
+def _cells(score: SiteScore, channels: Sequence[str]) -> Iterator[Any]:
+    """A site's part of a row of audit.csv."""
+    site, group = score.site, score.site.group
+    yield from (site.name, site.kind, channels[int(group.channel)], *map(score.scores.get, SCORES), group.volume)
+    yield from (score.predicted, len(group.tumours), score.components, score.contrast, "; ".join(score.reasons))

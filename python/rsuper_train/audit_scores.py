@@ -176,7 +176,8 @@ def _reasons(score: SiteScore) -> Iterator[str]:
         yield f"reported {sizes} in the {name}: nothing predicted there"
     else:
         if "volume" in high:
-            yield f"reported {_ml(group.volume)} in the {name}, predicted {_ml(score.predicted)}"
+            reported = sizes if group.open_ended else _ml(group.volume)
+            yield f"reported {reported} in the {name}, predicted {_ml(score.predicted)}"
         if "count" in high:
             yield f"reported {len(group.tumours)} in the {name}, predicted {score.components}"
         if "attenuation" in high and score.contrast is not None:

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from rsuper_train.audit import Source, parse_weights, run_audit, write_lists
 from rsuper_train.audit_page import write_page
 from rsuper_train.cli import app
-from rsuper_train.prepare import Options, prepare
+from rsuper_train.prepare import prepare
+from rsuper_train.read import Options
 from rsuper_train.reports.masks import load_label_set
 from rsuper_train.reports.schema import Place, Report, Tumour
 from rsuper_train.reports.table import write_table
@@ -180,6 +181,17 @@ def test_unknown_number_of_tumours(run, tmp_path) -> None:
     some = TUMOUR.model_copy(update={"count_known": False})
     (scored,) = run(tmp_path, [report("three", some)], fake(PREDICTIONS)).ranked
     assert scored.scores["count"] == 0
+
+
+def test_unknown_size(run, tmp_path) -> None:
+    tiny = TUMOUR.model_copy(update={"diameters": ()})
+    found, missed = sorted(
+        run(tmp_path, [report(id, tiny) for id in ("right", "missed")], fake(PREDICTIONS)).ranked,
+        key=lambda case: case.total,
+    )
+    assert found.id == "right"
+    assert found.scores["volume"] == 0
+    assert missed.sites[0].reasons == ["reported a tumour in the liver, segment 5: nothing predicted there"]
 
 
 def test_lists_and_page(result, run, tmp_path) -> None:
