@@ -11,6 +11,7 @@ import numpy as np
 
 SUFFIX = ".b2nd"
 CHUNK = 64
+FILTERS = {"shuffle": [blosc2.Filter.SHUFFLE], "bitshuffle": [blosc2.Filter.BITSHUFFLE]}
 """Voxels along each axis of a chunk."""
 
 

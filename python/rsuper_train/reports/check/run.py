@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 
-from rsuper_train.reports.check.folder import Measured, Request, find_cases, measure_cases
+from rsuper_train.layout import list_cases
+from rsuper_train.reports.check.folder import Measured, Request, measure_cases
 from rsuper_train.reports.check.problems import (
     Extent,
     Found,
@@ -39,7 +40,7 @@ def run_check(
     Args:
         reports: the table.
         vocabulary: its organs and their classes.
-        data: folder of cases, see `folder`; None checks the rows alone.
+        data: folder of cases, see `layout`; None checks the rows alone.
         label_set: whose classes the masks are named after, and whose ids label maps have; by default
             TotalSegmentator's.
         texts: id -> report, to hold the sentences against.
@@ -79,7 +80,7 @@ def _check_data(
     progress: Callable[[int, int], None],
 ) -> list[Problem]:
     """Hold the table against a folder."""
-    cases = find_cases(data)
+    cases = list_cases(data)
     by_id = {report.id: report for report in reports}
     problems = [
         Problem(case=name, kind="no data", message=f"no folder of this name in {data}")
