@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `rsuper demo`, `rsuper reports`."""
+"""The command line: `rsuper demo`, `rsuper evaluate`, `rsuper reports`."""
 
 from __future__ import annotations
 
@@ -42,6 +42,35 @@ def demo(
         out=out, seed=seed, threads=threads, train_cases=train_cases, test_cases=test_cases, settings=settings
     )
     run_demo(options, Console())
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="Folder that `rsuper predict` wrote.")],
+    truth: Annotated[Path | None, typer.Argument(help="Folder of cases with lesion masks; none: reports alone.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for evaluation.html, .json, cases.csv, lesions.csv.")] = Path(
+        "evaluation"
+    ),
+    reports: Annotated[Path | None, typer.Option(help="Table of tumours: the truth where there is no mask.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of cases with the CTs, for pictures; else TRUTH.")] = None,
+    validation: Annotated[
+        Path | None, typer.Option(help="Predictions on which the operating point is chosen; none: it is not tuned.")
+    ] = None,
+    validation_truth: Annotated[Path | None, typer.Option(help="Their lesion masks; by default in TRUTH.")] = None,
+    channels: Annotated[list[str] | None, typer.Option(help="A channel to judge; may be repeated; else all.")] = None,
+    recut: Annotated[bool, typer.Option("--recut", help="Cut masks anew at the operating point.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+) -> None:
+    """Judge predictions against lesion masks, and against reports where there are no masks."""
+    from rsuper_train.evaluation import evaluate as judge  # slow imports, not needed for --help
+    from rsuper_train.evaluation_page import summary_table
+
+    console, where = Console(), {"reports": reports, "validation": validation, "validation_truth": validation_truth}
+    choice = {"channels": channels or (), "recut": recut, "workers": workers, "seed": seed}
+    result = judge(predictions, truth, out, data=data, console=console, **where, **choice)
+    console.print(summary_table(result))
+    console.print(f"Written: {escape(str(out / 'evaluation.html'))}", soft_wrap=True, highlight=False)
 
 
 def main() -> None:

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A folder of predictions against lesion masks and reports: tables of cases and lesions, figures as JSON, a page."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from sklearn.metrics import roc_curve
+
+from rsuper_train import metrics
+from rsuper_train.evaluation_cases import Job, Problem, Row, components, find_jobs, judge
+from rsuper_train.evaluation_page import write_page
+from rsuper_train.files import write_atomically
+from rsuper_train.metrics import MaskScore, mean, ratio
+from rsuper_train.processes import each_case
+from rsuper_train.reports.public_tables import read_any_table
+from rsuper_train.reports.table import as_cell
+from rsuper_train.reports.vocabulary import load_vocabulary
+
+
+def run(
+    function: Any, jobs: Sequence[Job], problems: list[Problem], workers: int, console: Console | None
+) -> list[Any]:
+    """Results of a function over jobs, by channel and case; what it could not do joins the problems."""
+    by_key = {f"{job.channel}/{job.case}": job for job in jobs}
+    results = dict(track(each_case(function, by_key, workers), "evaluate", len(jobs), console=console, transient=True))
+    problems += [(by_key[key].case, f"{by_key[key].channel}: {r}") for key, r in results.items() if isinstance(r, str)]
+    return [results[key] for key in sorted(results) if not isinstance(results[key], str)]
+
+
+def summarise(rows: Sequence[Row], seed: int) -> dict[str, Any]:
+    """All figures of a channel."""
+    masks = [row.mask for row in rows if row.mask]
+    lesions = [len(mask.lesions) for mask in masks]
+    found = [sum(lesion.found for lesion in mask.lesions) for mask in masks]
+    detected = [n + len(mask.false_positives) for n, mask in zip(found, masks, strict=True)]
+    positive, called = np.array([r.truth.positive for r in rows], bool), np.array([r.called for r in rows], bool)
+    scores, hits = np.array([row.score for row in rows]), positive & called
+    roc = roc_curve(positive, scores) if 0 < positive.sum() < len(rows) else None
+    return {
+        "counts": {
+            "cases": len(rows),
+            "with_mask": len(masks),
+            "with_tumour": int(positive.sum()),
+            "lesions": sum(lesions),
+        },
+        "overlap": {
+            "dsc": mean([mask.dice for mask in masks], seed),
+            "nsd": mean([mask.nsd for mask in masks], seed),
+            "volume_difference_ml": mean(
+                [(r.predicted_mm3 - (r.truth.volume_mm3 or 0)) / 1000 for r in rows if r.mask and r.mask.lesions], seed
+            ),
+        },
+        "lesions": {
+            "sensitivity": ratio(found, lesions, seed),
+            "precision": ratio(found, detected, seed),
+            "f1": ratio([2 * n for n in found], [a + b for a, b in zip(lesions, detected, strict=True)], seed),
+            "false_positives_per_case": mean([len(mask.false_positives) for mask in masks], seed),
+        },
+        "patients": {
+            "sensitivity": ratio(hits, positive, seed),
+            "specificity": ratio(~positive & ~called, ~positive, seed),
+            "f1": ratio(2 * hits, positive.astype(int) + called, seed),
+            "auc": metrics.area_under_curve(positive, scores, seed),
+        },
+        "strata": {name: _stratum(rows, *bounds, seed) for name, bounds in metrics.STRATA.items()},
+        "roc": roc and {"false_positive_rate": roc[0].tolist(), "sensitivity": roc[1].tolist()},
+        "froc": metrics.froc(masks),
+    }
+
+
+def _stratum(rows: Sequence[Row], low: float, high: float, seed: int) -> dict[str, Any]:
+    """Lesions of a size, and cases whose largest lesion is of that size."""
+    found = [[x.found for x in row.mask.lesions if low <= x.diameter_mm < high] for row in rows if row.mask]
+    cases = [row for row in rows if row.truth.diameter_mm is not None and low <= row.truth.diameter_mm < high]
+    return {
+        "lesions": sum(map(len, found)),
+        "lesion_sensitivity": ratio([*map(sum, found)], [*map(len, found)], seed),
+        "cases": len(cases),
+        "patient_sensitivity": mean([row.called for row in cases], seed),
+        "dsc": mean([row.mask.dice for row in cases if row.mask], seed),
+    }
+
+
+def evaluate(
+    predictions: Path,
+    truth: Path | None,
+    out: Path,
+    *,
+    reports: Path | None = None,
+    data: Path | None = None,
+    validation: Path | None = None,
+    validation_truth: Path | None = None,
+    channels: Sequence[str] = (),
+    recut: bool = False,
+    workers: int = 1,
+    seed: int = 0,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Judge predictions; writes evaluation.json, cases.csv, lesions.csv and evaluation.html, and returns the first.
+
+    Args:
+        predictions: as `rsuper predict` writes them.
+        truth: cases with lesion masks, see `layout`.
+        reports: table of tumours, the truth where a case has no mask.
+        data: cases with the CTs, where `truth` does not have them.
+        validation: predictions on which the operating point is chosen; by default it is the predictions' own.
+        validation_truth: their masks; by default in `truth`.
+        recut: judge masks that are cut at the operating point, instead of the masks as they were written.
+
+    Raises:
+        ValueError: no predictions, or none of which anything is known.
+    """
+    said = {report.id: report for report in read_any_table(reports, load_vocabulary())} if reports else {}
+    jobs, problems = find_jobs(predictions, truth, data, said, channels)
+    points = {job.channel: job.point for job in jobs}
+    if validation is not None:
+        known, troubles = find_jobs(validation, validation_truth or truth, None, said, list(points))
+        for name, own in points.items():
+            some = run(components, [job for job in known if job.channel == name], troubles, workers, console)
+            points[name] = metrics.choose_operating_point(some, own, str(validation))
+        problems += [(case, f"validation: {why}") for case, why in troubles]
+        if seen := {job.case for job in jobs} & {job.case for job in known}:
+            problems.append((f"{len(seen)} cases", "judged, although the operating point was chosen on them"))
+    jobs = [replace(job, point=points[job.channel], recut=recut) for job in jobs]
+    rows = run(judge, jobs, problems, workers, console)
+    if not rows:
+        why = "; ".join(f"{case}: {message}" for case, message in problems[:3])
+        raise ValueError(f"{predictions}: nothing can be judged. {why}")
+    result = {
+        "predictions": str(predictions),
+        "truth": [str(path) for path in (truth, reports) if path],
+        "masks": "cut at the operating point" if recut else "as written",
+        "seed": seed,
+        "problems": [{"case": case, "message": message} for case, message in problems],
+        "channels": {
+            name: {"operating_point": point} | summarise([row for row in rows if row.job.channel == name], seed)
+            for name, point in points.items()
+        },
+    }
+    text = json.dumps(result, default=asdict, allow_nan=False, indent=1, ensure_ascii=False)
+    write_tables(rows, out)
+    write_page(out / "evaluation.html", json.loads(text), rows)
+    write_atomically(out / "evaluation.json", lambda part: part.write_text(text, encoding="utf-8"))
+    return json.loads(text)
+
+
+def write_tables(rows: Sequence[Row], out: Path) -> None:
+    """Write cases.csv and lesions.csv."""
+    cases, lesions = [], []
+    for row in rows:
+        where = {"case": row.job.case, "channel": row.job.channel}
+        truth = {f"true_{name}": value for name, value in asdict(row.truth).items()}
+        judged = row.mask or MaskScore(None, None, (), ())
+        scores = {"predicted_mm3": row.predicted_mm3, "score": row.score, "called": row.called}
+        overlap = {"dice": judged.dice, "nsd": judged.nsd, "found": sum(lesion.found for lesion in judged.lesions)}
+        cases.append({**where, **truth, **scores, **overlap, "false_positives": len(judged.false_positives)})
+        lesions += [{**where, "lesion": n, **asdict(lesion)} for n, lesion in enumerate(judged.lesions, start=1)]
+    fields = ("case", "channel", "lesion", *metrics.Lesion.__dataclass_fields__)
+    _write_csv(out / "cases.csv", tuple(cases[0]), cases)
+    _write_csv(out / "lesions.csv", fields, lesions)
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    def write(part: Path) -> None:
+        with part.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([columns, *([as_cell(row[name]) for name in columns] for row in rows)])
+
+    write_atomically(path, write)
