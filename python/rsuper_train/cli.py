@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `rsuper demo`, `rsuper evaluate`, `rsuper reports`."""
+"""The command line: `rsuper demo`, `rsuper evaluate`, `rsuper prepare`, `rsuper reports`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def demo(
 @app.command()
 def evaluate(
     predictions: Annotated[Path, typer.Argument(help="Folder that `rsuper predict` wrote.")],
-    truth: Annotated[Path | None, typer.Argument(help="Folder of cases with lesion masks; none: reports alone.")] = None,
+    truth: Annotated[
+        Path | None, typer.Argument(help="Folder of cases with lesion masks; none: reports alone.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for evaluation.html, .json, cases.csv, lesions.csv.")] = Path(
         "evaluation"
     ),
@@ -71,6 +73,27 @@ def evaluate(
     result = judge(predictions, truth, out, data=data, console=console, **where, **choice)
     console.print(summary_table(result))
     console.print(f"Written: {escape(str(out / 'evaluation.html'))}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def prepare(
+    data: Annotated[Path, typer.Argument(help="Folder of cases: <case>/ct.nii.gz with organ and lesion masks.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the prepared data.")],
+    spacing: Annotated[str, typer.Option(help="mm: 1, or 3,1,1 along D, H and W, or own.")] = "1",
+    clip: Annotated[tuple[int, int], typer.Option(help="HU outside of which CTs are cut off.")] = (-1000, 1000),
+    label_set: Annotated[
+        str, typer.Option(help="Of the organs: totalsegmentator, abdomenatlas, or a file of your own.")
+    ] = "totalsegmentator",
+    workers: Annotated[int, typer.Option(min=1, help="Processes; each takes 1 to 3 GB.")] = min(8, os.cpu_count() or 1),
+) -> None:
+    """Reorient, resample, clip and store a folder of cases; run it again to go on where it stopped.
+
+    A case that cannot be prepared is named, and the others go on.
+    """
+    from rsuper_train.prepare import Options, parse_spacing, prepare  # slow imports, not needed for --help
+    from rsuper_train.reports.masks import load_label_set
+
+    prepare(data, out, Options(load_label_set(label_set), parse_spacing(spacing), clip), workers, Console())
 
 
 def main() -> None:
