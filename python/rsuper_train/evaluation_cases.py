@@ -2,32 +2,33 @@
 """The cases of an evaluation: predictions paired with what is known about them, read, and judged one by one.
 
 A case is judged by its mask in a channel; without one by its report, for the patient alone; without either it is left
-out. What cannot be judged is a problem with a line of its own, and the others go on.
+out.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 
 from rsuper_train import metrics
-from rsuper_train.layout import CaseFiles, Grid, find_cases, first_line, list_cases, read_grid
+from rsuper_train.files import read_map
+from rsuper_train.grids import grid_of, to_axes
+from rsuper_train.layout import CaseFiles, Grid, find_cases, list_cases, read_grid
 from rsuper_train.metrics import MaskScore, OperatingPoint, Truth
 from rsuper_train.reports.schema import Report
 from rsuper_train.reports.vocabulary import Vocabulary, load_vocabulary
 
 PREDICTION = "prediction.json"
+SUFFIX = ".nii.gz"
 ANY = "lesion"
 """The channel of all tumours, whatever their organ."""
-Problem = tuple[str, str]
-"""Case, and why it is not judged."""
 
 
 @dataclass(frozen=True)
@@ -63,62 +64,53 @@ class Row:
     mask: MaskScore | None
 
 
-def read_volume(path: Path, dtype: type | None = None) -> tuple[np.ndarray, Grid]:
-    """A NIfTI file as (D, H, W) by the patient's axes, and its grid with axes to the right, front and head."""
-    image = nib.load(path)
-    shape = read_grid(image).shape
-    turn = nib.io_orientation(image.affine)
-    values = nib.apply_orientation(np.asanyarray(image.dataobj, dtype=dtype).reshape(shape), turn)
-    affine = image.affine @ nib.orientations.inv_ornt_aff(turn, shape)
-    return values.transpose(2, 1, 0), Grid(values.shape, tuple(nib.affines.voxel_sizes(affine).tolist()), affine)
+@dataclass(frozen=True)
+class Problem:
+    """A case that is not judged, or should not have been, and why."""
+
+    case: str
+    message: str
 
 
-def load(job: Job) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, tuple[float, ...]]:
-    """Predicted mask, probabilities, true mask if any, all (D, H, W), and spacing; ValueError if their grids differ."""
-    mask, grid = read_volume(job.prediction / f"{job.channel}.nii.gz")
-
-    def on_grid(path: Path, dtype: type | None = None) -> np.ndarray:
-        values, own = read_volume(path, dtype)
-        if not grid.is_same(own):
-            raise ValueError(f"{path}: {own}; the prediction has {grid}")
-        return values
-
-    path = job.prediction / "probabilities" / f"{job.channel}.nii.gz"
-    probability = on_grid(path, np.float32) if path.is_file() else (mask > 0).astype(np.float32)
-    if not np.isfinite(probability.max()):
-        raise ValueError(f"{path}: not all voxels are numbers")
-    truths = [on_grid(path) > 0 for path in job.masks]
-    truth = np.logical_or.reduce(truths) if truths else None
-    spacing = grid.spacing[::-1]
-    return metrics.segment(probability, spacing, job.point) if job.recut else mask > 0, probability, truth, spacing
-
-
-def judge(job: Job) -> Row | str:
-    """Score a case; a string says why it cannot be."""
-    try:
-        predicted, probability, mask, spacing = load(job)
-    except Exception as error:  # nibabel raises what its readers happen to meet
-        return first_line(error)
-    scored, truth = None, job.reported
-    if mask is not None:
-        scored = metrics.score_mask(predicted, mask, probability, spacing)
-        volumes, diameters = [x.volume_mm3 for x in scored.lesions], [x.diameter_mm for x in scored.lesions]
-        truth = Truth("mask", bool(volumes), len(volumes), sum(volumes), max(diameters, default=None))
-    assert truth is not None
-    score = metrics.patient_score(probability, spacing, job.point.smallest_mm3)
-    volume = float(np.count_nonzero(predicted) * math.prod(spacing))
-    return Row(job, truth, score, score >= job.point.threshold, volume, scored)
+def find_jobs(
+    predictions: Path, truth: Path | None, data: Path | None, reports: Mapping[str, Report], channels: Sequence[str]
+) -> tuple[list[Job], list[Problem]]:
+    """Pair the predictions with what is known; without `channels`, in all that were predicted."""
+    folders = list_cases(predictions)
+    finished = {case: folder for case, folder in folders.items() if (folder / PREDICTION).is_file()}
+    if not finished:
+        raise ValueError(f"{predictions}: no finished prediction; expected <case>/{PREDICTION} and masks beside it")
+    files = (path.name for folder in finished.values() for path in folder.glob(f"*{SUFFIX}"))
+    channels = channels or sorted({name.removesuffix(SUFFIX) for name in files})
+    cases = find_cases(truth) if truth else {}
+    cts = {case: files.ct for case, files in (cases | (find_cases(data) if data else {})).items()}
+    vocabulary, point = load_vocabulary(), _read_point(next(iter(finished.values())) / PREDICTION)
+    jobs, problems, unknown = [], [], Counter[str]()
+    for case in sorted({*cases, *folders}):
+        for channel in channels:
+            masks = _masks(cases[case], channel) if case in cases else ()
+            said = report_truth(reports[case], channel, vocabulary) if case in reports else None
+            if not masks and said is None:
+                unknown[channel] += 1
+            elif case not in finished or not (finished[case] / f"{channel}{SUFFIX}").is_file():
+                problems.append(Problem(case, f"{channel}: no finished prediction; run `rsuper predict` on it"))
+            else:
+                jobs.append(Job(case, channel, finished[case], masks, said, cts.get(case), point))
+    left_out = [Problem(f"{n} cases", f"{channel}: neither mask nor report") for channel, n in unknown.items()]
+    return jobs, problems + left_out
 
 
-def components(job: Job) -> tuple[Truth, list[np.ndarray]] | str:
-    """A validation case, as `choose_operating_point` takes it; a string says why it cannot be."""
-    try:
-        _, probability, mask, spacing = load(job)
-    except Exception as error:  # as above
-        return first_line(error)
-    truth = job.reported if mask is None else Truth("mask", bool(mask.any()))
-    assert truth is not None
-    return truth, [metrics.component_volumes(probability, spacing, level) for level in metrics.THRESHOLDS]
+def _masks(files: CaseFiles, channel: str) -> tuple[Path, ...]:
+    if channel == ANY and ANY not in files.lesions:
+        return tuple(files.lesions.values())
+    return (files.lesions[channel],) if channel in files.lesions else ()
+
+
+def _read_point(path: Path) -> OperatingPoint:
+    """The operating point at which predictions were written."""
+    said = read_map(path, "what `rsuper predict` wrote about a case")
+    smallest = said.get("provenance", {}).get("options", {}).get("smallest", 0.0)
+    return OperatingPoint(float(said.get("threshold", 0.5)), float(smallest), "the prediction's own, not tuned")
 
 
 def report_truth(report: Report, channel: str, vocabulary: Vocabulary) -> Truth | None:
@@ -138,40 +130,52 @@ def report_truth(report: Report, channel: str, vocabulary: Vocabulary) -> Truth 
     return Truth("report", False, 0, 0.0)
 
 
-def find_jobs(
-    predictions: Path, truth: Path | None, data: Path | None, reports: Mapping[str, Report], channels: Sequence[str]
-) -> tuple[list[Job], list[Problem]]:
-    """Pair the predictions with what is known; without `channels`, in all that were predicted."""
-    folders = list_cases(predictions)
-    finished = {case: folder for case, folder in folders.items() if (folder / PREDICTION).is_file()}
-    if not finished:
-        raise ValueError(f"{predictions}: no finished prediction; expected <case>/{PREDICTION} and masks beside it")
-    channels = channels or sorted({path.name[:-7] for folder in finished.values() for path in folder.glob("*.nii.gz")})
-    cases = find_cases(truth) if truth else {}
-    cts = {case: files.ct for case, files in (cases | (find_cases(data) if data else {})).items()}
-    vocabulary, own = load_vocabulary(), read_point(next(iter(finished.values())) / PREDICTION)
-    jobs, problems, unknown = [], [], Counter[str]()
-    for case in sorted({*cases, *folders}):
-        for channel in channels:
-            masks = _masks(cases[case], channel) if case in cases else ()
-            said = report_truth(reports[case], channel, vocabulary) if case in reports else None
-            if not masks and said is None:
-                unknown[channel] += 1
-            elif case not in finished or not (finished[case] / f"{channel}.nii.gz").is_file():
-                problems.append((case, f"{channel}: no finished prediction; run `rsuper predict` on it"))
-            else:
-                jobs.append(Job(case, channel, finished[case], masks, said, cts.get(case), own))
-    return jobs, problems + [(f"{n} cases", f"{channel}: neither mask nor report") for channel, n in unknown.items()]
+def read_volume(path: Path, dtype: type | None = None) -> tuple[np.ndarray, Grid]:
+    """A NIfTI file as (D, H, W), and its grid."""
+    image: Any = nib.load(path)
+    w, h, d = read_grid(image).shape
+    values = np.asanyarray(image.dataobj, dtype=dtype).reshape(w, h, d)
+    return to_axes(values, image.affine), grid_of((w, h, d), image.affine)
 
 
-def _masks(files: CaseFiles, channel: str) -> tuple[Path, ...]:
-    if channel == ANY and ANY not in files.lesions:
-        return tuple(files.lesions.values())
-    return (files.lesions[channel],) if channel in files.lesions else ()
+def load(job: Job) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, tuple[float, ...]]:
+    """Predicted mask, probabilities, true mask if any, all (D, H, W), and spacing; ValueError if their grids differ."""
+    mask, grid = read_volume(job.prediction / f"{job.channel}{SUFFIX}")
+
+    def on_grid(path: Path, dtype: type | None = None) -> np.ndarray:
+        values, own = read_volume(path, dtype)
+        if not grid.is_same(own):
+            raise ValueError(f"{path}: {own}; the prediction has {grid}")
+        return values
+
+    predicted = mask > 0.5
+    path = job.prediction / "probabilities" / f"{job.channel}{SUFFIX}"
+    probability = on_grid(path, np.float32) if path.is_file() else predicted.astype(np.float32)
+    if not np.isfinite(probability.max()):
+        raise ValueError(f"{path}: not all voxels are numbers")
+    truths = [on_grid(path) > 0.5 for path in job.masks]
+    if job.recut:
+        predicted = metrics.segment(probability, grid.spacing, job.point)
+    return predicted, probability, np.logical_or.reduce(truths) if truths else None, grid.spacing
 
 
-def read_point(path: Path) -> OperatingPoint:
-    """The operating point at which predictions were written."""
-    said = json.loads(path.read_text(encoding="utf-8"))
-    smallest = said.get("provenance", {}).get("options", {}).get("smallest", 0.0)
-    return OperatingPoint(float(said.get("threshold", 0.5)), float(smallest), "the prediction's own, not tuned")
+def judge(job: Job) -> Row:
+    """Score a case."""
+    predicted, probability, mask, spacing = load(job)
+    scored, truth = None, job.reported
+    if mask is not None:
+        scored = metrics.score_mask(predicted, mask, probability, spacing)
+        volumes, diameters = [x.volume_mm3 for x in scored.lesions], [x.diameter_mm for x in scored.lesions]
+        truth = Truth("mask", bool(volumes), len(volumes), sum(volumes), max(diameters, default=None))
+    assert truth is not None
+    score = metrics.patient_score(probability, spacing, job.point.smallest_mm3)
+    volume = float(np.count_nonzero(predicted) * math.prod(spacing))
+    return Row(job, truth, score, score >= job.point.threshold, volume, scored)
+
+
+def measure(job: Job) -> tuple[Truth, list[np.ndarray]]:
+    """A validation case, as `choose_operating_point` takes it."""
+    _, probability, mask, spacing = load(job)
+    truth = job.reported if mask is None else Truth("mask", bool(mask.any()))
+    assert truth is not None
+    return truth, [metrics.component_volumes(probability, spacing, level) for level in metrics.THRESHOLDS]

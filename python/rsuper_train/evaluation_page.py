@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, ScalarFormatter
+from rich.markup import escape
 from rich.table import Table
 
 from rsuper_train import metrics
@@ -53,19 +54,12 @@ def write_page(path: Path, result: Mapping[str, Any], rows: Sequence[Row]) -> No
 
 def summary_table(result: Mapping[str, Any]) -> Table:
     """The figures for a terminal, a column a channel."""
-    table = Table("", *result["channels"])
+    channels = result["channels"].values()
+    table = Table("", *map(escape, result["channels"]))
     for group in ("overlap", "lesions", "patients"):
-        for name in next(iter(result["channels"].values()))[group]:
-            figures = [channel[group][name] for channel in result["channels"].values()]
-            table.add_row(f"{group}: {name.replace('_', ' ')}", *map(_format, figures))
+        for name in next(iter(channels))[group]:
+            table.add_row(f"{group}: {name.replace('_', ' ')}", *(str(channel[group][name]) for channel in channels))
     return table
-
-
-def _format(figure: Mapping[str, Any]) -> str:
-    if figure["value"] is None:
-        return f"none: {figure['reason']}"
-    interval = "" if figure["low"] is None else f" ({figure['low']:.3f} to {figure['high']:.3f})"
-    return f"{figure['value']:.3f}{interval}"
 
 
 def _charts(figures: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, str]:
@@ -82,20 +76,20 @@ def _charts(figures: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, str]:
     return {title: _image(draw, (5.2, 3.9)) for title, draw in charts.items()}
 
 
-def _image(draw: Callable[[Axes], object], inches: tuple[float, float]) -> str:
-    """A drawing as PNG in a data URI."""
+def _image(draw: Callable[[Axes], object], inches: tuple[float, float], framed: bool = True) -> str:
+    """A drawing as PNG in a data URI; without a frame it fills the image."""
     with mpl.rc_context(STYLE):
-        figure, buffer = Figure(figsize=inches, layout="constrained"), io.BytesIO()
-        draw(figure.subplots())
-        figure.savefig(buffer, format="png", dpi=150)
+        figure, buffer = Figure(figsize=inches, layout="constrained" if framed else None), io.BytesIO()
+        draw(figure.subplots() if framed else figure.add_axes((0, 0, 1, 1)))
+        figure.savefig(buffer, format="png", dpi=130)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _roc(axis: Axes, figures: Mapping[str, Any]) -> None:
     axis.plot([0, 1], [0, 1], color=FAINT, lw=1, ls=":")
-    axis.plot(*figures["roc"].values(), color=BLUE, lw=2, label=f"AUC {figures['patients']['auc']['value']:.3f}")
-    rates = [figures["patients"][name]["value"] for name in ("specificity", "sensitivity")]
-    threshold = figures["operating_point"]["threshold"]
+    axis.plot(*figures["roc"].values(), color=BLUE, lw=2, label=f"AUC {figures['patients']['auc'].value:.3f}")
+    rates = [figures["patients"][name].value for name in ("specificity", "sensitivity")]
+    threshold = figures["operating_point"].threshold
     axis.plot(1 - rates[0], rates[1], "o", color=ORANGE, ms=8, label=f"operating point, p ≥ {threshold:g}")
     axis.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axis.legend(loc="lower right", frameon=False)
@@ -119,8 +113,9 @@ def _volumes(axis: Axes, rows: Sequence[Row]) -> None:
     for name, level in lines.items():
         axis.axhline(level, color=ORANGE, lw=1.5 if name == "mean" else 1, ls="-" if name == "mean" else "--")
         axis.annotate(
-            f"{name} {level:.2g}", (1, level), (-2, 3), xycoords=axis.get_yaxis_transform(),
+            f"{name} {level:.2g}", (1, level), (-2, 4), xycoords=axis.get_yaxis_transform(),
             textcoords="offset points", ha="right", fontsize=8, color=ORANGE,
+            bbox={"fc": "white", "ec": "none", "pad": 1, "alpha": 0.8},
         )  # fmt: skip
     axis.set(xscale="log", xlabel="mean of both volumes, mL", ylabel="predicted - true, mL")
     axis.xaxis.set_major_formatter(ScalarFormatter())
@@ -129,13 +124,11 @@ def _volumes(axis: Axes, rows: Sequence[Row]) -> None:
 def _sizes(axis: Axes, rows: Sequence[Row]) -> None:
     points = np.array([(row.truth.diameter_mm, row.mask.dice) for row in rows if row.mask], float)
     axis.plot(*points.T, "o", color=BLUE, ms=6, alpha=0.7, mec="white", label="a case")
-    label: str | None = "mean of a size"
     for low, high in list(metrics.STRATA.values())[:-1]:
-        inside = points[(points[:, 0] >= low) & (points[:, 0] < high)]
-        if len(inside):
-            ends = inside[:, 0].min() * 0.95, inside[:, 0].max() * 1.05
-            axis.hlines(inside[:, 1].mean(), *ends, color=ORANGE, lw=2.5, label=label)
-            label = None
+        size, dice = points[(points[:, 0] >= low) & (points[:, 0] < high)].T
+        if len(size):
+            axis.plot([size.min() * 0.94, size.max() * 1.06], [dice.mean()] * 2, color=ORANGE, lw=2.5)
+    axis.plot([], [], color=ORANGE, lw=2.5, label="mean of a size")
     axis.set(xscale="log", xlabel="diameter of the largest lesion, mm", ylabel="DSC", ylim=(-0.02, 1.02))
     axis.set_xlim(min(4.0, points[:, 0].min() * 0.8), max(50.0, points[:, 0].max() * 1.25))
     axis.set_xticks(ticks := [5, 10, 20, 40, 80], [*map(str, ticks)])
@@ -145,24 +138,25 @@ def _sizes(axis: Axes, rows: Sequence[Row]) -> None:
 
 def _pictures(rows: Sequence[Row]) -> dict[str, list[tuple[Row, str, str]]]:
     """Worst and best cases by DSC: row, image, or why there is none."""
-    ordered = sorted((r for r in rows if r.mask and r.mask.dice is not None), key=lambda row: row.mask.dice)
-    worst = ordered[:SHOWN]
-    best = ordered[len(worst) :][::-1][:SHOWN]
-    return {"Worst": [_picture(row) for row in worst], "Best": [_picture(row) for row in best]}
+    scored = [(row.mask.dice, number, row) for number, row in enumerate(rows) if row.mask and row.mask.dice is not None]
+    ordered = [row for _, _, row in sorted(scored)]
+    worst, others = ordered[:SHOWN], ordered[SHOWN:]
+    return {"Worst": [_picture(row) for row in worst], "Best": [_picture(row) for row in others[::-1][:SHOWN]]}
 
 
 def _picture(row: Row) -> tuple[Row, str, str]:
-    """The CT where the tumour is largest, with the truth's outline and the prediction filled, seen from the feet."""
+    """The CT where the tumour is largest, with the truth's outline and the prediction filled."""
     if row.job.ct is None:
         return row, "", "no CT beside the truth; --data names their folder"
     try:
         predicted, _, truth, spacing = load(row.job)
         ct, _ = read_volume(row.job.ct)
+        assert truth is not None
         level = int(truth.sum((1, 2)).argmax())
-        slices = [volume[level].astype(np.float32) for volume in (ct, truth, predicted)]
+        ct, truth, predicted = (volume[level].astype(np.float32) for volume in (ct, truth, predicted))
     except Exception as error:  # nibabel raises what its readers happen to meet
         return row, "", first_line(error)
-    return row, _image(lambda axis: _overlay(axis, *slices, spacing[1:]), (4, 4)), ""
+    return row, _image(lambda axis: _overlay(axis, ct, truth, predicted, spacing[1:]), (4, 4), framed=False), ""
 
 
 def _overlay(axis: Axes, ct: np.ndarray, truth: np.ndarray, predicted: np.ndarray, spacing: Sequence[float]) -> None:

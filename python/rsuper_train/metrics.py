@@ -17,7 +17,7 @@ import itertools
 import math
 import warnings
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -92,6 +92,10 @@ class Estimate:
     high: float | None = None
     cases: int = 0
     reason: str = ""
+
+    def __str__(self) -> str:
+        interval = f" ({self.low:.3f} to {self.high:.3f})" if self.low is not None else ""
+        return f"none: {self.reason}" if self.value is None else f"{self.value:.3f}{interval}"
 
 
 def label(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -206,7 +210,7 @@ def _disagreement(volumes: np.ndarray, truth: Truth) -> float:
     return (error + abs(count - true_count) / (count + true_count + 1)) / 2
 
 
-def ratio(parts: Sequence[float], wholes: Sequence[float], seed: int) -> Estimate:
+def ratio(parts: Iterable[float], wholes: Iterable[float], seed: int) -> Estimate:
     """Sum of `parts` over sum of `wholes`, one of each a case; cases whose whole is 0 are not concerned."""
     pairs = np.array([(part, whole) for part, whole in zip(parts, wholes, strict=True) if whole > 0], float)
     if not len(pairs):
