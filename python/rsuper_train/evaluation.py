@@ -72,7 +72,7 @@ def evaluate(
             points[name] = metrics.choose_operating_point(some, own, str(validation))
         problems += [Problem(trouble.case, f"validation: {trouble.message}") for trouble in troubles]
         if seen := {job.case for job in jobs} & {job.case for job in known}:
-            problems.append(Problem(f"{len(seen)} cases", "judged, although the operating point was chosen on them"))
+            problems.append(Problem(f"{len(seen)} cases", "in the validation set, too, by their names"))
     jobs = [replace(job, point=points[job.channel], recut=recut) for job in jobs]
     rows = [row for _, row in _each(judge, jobs, problems, workers, console)]
     if not rows:
@@ -115,7 +115,7 @@ def _each(
 def _attempt(function: Callable[[Job], Result], job: Job) -> Result | str:
     try:
         return function(job)
-    except Exception as error:  # nibabel raises what its readers happen to meet
+    except (ValueError, MemoryError) as error:
         return first_line(error)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from rsuper_train import metrics
 from rsuper_train.files import read_map
 from rsuper_train.grids import grid_of, to_axes
-from rsuper_train.layout import CaseFiles, Grid, find_cases, list_cases, read_grid
+from rsuper_train.layout import CaseFiles, Grid, find_cases, first_line, list_cases, read_grid
 from rsuper_train.metrics import MaskScore, OperatingPoint, Truth
 from rsuper_train.reports.schema import Report
 from rsuper_train.reports.vocabulary import Vocabulary, load_vocabulary
@@ -131,11 +131,14 @@ def report_truth(report: Report, channel: str, vocabulary: Vocabulary) -> Truth 
 
 
 def read_volume(path: Path, dtype: type | None = None) -> tuple[np.ndarray, Grid]:
-    """A NIfTI file as (D, H, W), and its grid."""
-    image: Any = nib.load(path)
-    w, h, d = read_grid(image).shape
-    values = np.asanyarray(image.dataobj, dtype=dtype).reshape(w, h, d)
-    return to_axes(values, image.affine), grid_of((w, h, d), image.affine)
+    """A NIfTI file as (D, H, W), and its grid; ValueError names the file that cannot be read."""
+    try:
+        image: Any = nib.load(path)
+        w, h, d = read_grid(image).shape
+        values = np.asanyarray(image.dataobj, dtype=dtype).reshape(w, h, d)
+        return to_axes(values, image.affine), grid_of((w, h, d), image.affine)
+    except Exception as error:  # nibabel raises what its readers happen to meet
+        raise ValueError(f"{path}: {first_line(error)}") from error
 
 
 def load(job: Job) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, tuple[float, ...]]:
@@ -178,4 +181,5 @@ def measure(job: Job) -> tuple[Truth, list[np.ndarray]]:
     _, probability, mask, spacing = load(job)
     truth = job.reported if mask is None else Truth("mask", bool(mask.any()))
     assert truth is not None
+    probability = probability[metrics.box_of(probability >= min(metrics.THRESHOLDS))]
     return truth, [metrics.component_volumes(probability, spacing, level) for level in metrics.THRESHOLDS]

@@ -151,10 +151,11 @@ def _picture(row: Row) -> tuple[Row, str, str]:
     try:
         predicted, _, truth, spacing = load(row.job)
         ct, _ = read_volume(row.job.ct)
-        assert truth is not None
+        if truth is None or ct.shape != truth.shape:
+            raise ValueError(f"{row.job.ct}: not on the grid of the prediction")
         level = int(truth.sum((1, 2)).argmax())
         ct, truth, predicted = (volume[level].astype(np.float32) for volume in (ct, truth, predicted))
-    except Exception as error:  # nibabel raises what its readers happen to meet
+    except ValueError as error:
         return row, "", first_line(error)
     return row, _image(lambda axis: _overlay(axis, ct, truth, predicted, spacing[1:]), (4, 4), framed=False), ""
 

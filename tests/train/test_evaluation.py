@@ -139,18 +139,36 @@ def test_page_stands_alone(cohort, tmp_path):
 
 def test_what_cannot_be_judged_is_named(cohort, tmp_path):
     save(cohort / "predictions" / "a" / f"{LIVER}.nii.gz", cube(2), np.diag([-2.0, -2.0, 5.0, 1.0]))
-    (cohort / "truth" / "b" / "lesions" / f"{LIVER}.nii.gz").write_bytes(b"\x1f\x8b broken")
+    half = (cohort / "truth" / "b" / "lesions" / f"{LIVER}.nii.gz").read_bytes()[:-20]
+    (cohort / "truth" / "b" / "lesions" / f"{LIVER}.nii.gz").write_bytes(half)
     (cohort / "predictions" / "c" / "prediction.json").unlink()
     (cohort / "predictions" / "d" / "probabilities" / f"{LIVER}.nii.gz").unlink()
+    save(cohort / "predictions" / "e" / "probabilities" / f"{LIVER}.nii.gz", np.full(SHAPE, np.nan, np.float32))
+    (cohort / "truth" / "f" / "ct.nii.gz").unlink()
     add_case(cohort, "unknown", None, 0.9 * cube(2), ct=False)
     result = evaluate(cohort / "predictions", cohort / "truth", tmp_path / "out")
     problems = {problem.case: problem.message for problem in result["problems"]}
-    assert set(problems) == {"a", "b", "c", "1 cases"}
+    assert set(problems) == {"a", "b", "c", "e", "1 cases"}
     assert "the prediction has" in problems["a"]
     assert "lesions/liver_lesion.nii.gz" in problems["b"]
     assert "rsuper predict" in problems["c"]
+    assert "not all voxels are numbers" in problems["e"]
     assert "neither mask nor report" in problems["1 cases"]
-    assert result["channels"][LIVER]["counts"]["cases"] == 3  # d by its mask alone
+    assert result["channels"][LIVER]["counts"]["cases"] == 2  # d by its mask alone, f without a picture
+
+
+def test_channel_without_a_case(cohort, tmp_path):
+    """All of a second channel is broken: it has figures, too, which say that there is nothing."""
+    add_case(cohort, "a", cube(2), 0.9 * cube(2), "kidney_lesion")
+    (cohort / "truth" / "a" / "lesions" / "kidney_lesion.nii.gz").write_bytes(b"")
+    save(cohort / "truth" / "a" / "ct.nii.gz", np.zeros((3, 3, 3), np.int16))
+    run(cohort / "predictions", cohort / "truth", "--out", tmp_path / "out")
+    channel = read(tmp_path / "out")["channels"]["kidney_lesion"]
+    assert channel["counts"]["cases"] == 0
+    assert {figure["value"] for group in ("overlap", "lesions", "patients") for figure in channel[group].values()} == {
+        None
+    }
+    assert "not on the grid of the prediction" in (tmp_path / "out" / "evaluation.html").read_text(encoding="utf-8")
 
 
 def test_flipped_files_lie_on_one_grid(cohort, tmp_path):
@@ -252,7 +270,7 @@ def test_operating_point_from_reports_and_cases_in_both_sets(cohort, tmp_path):
         validation_truth=tmp_path / "none",
     )
     assert "disagreement with reports" in result["channels"][LIVER]["operating_point"].origin
-    assert "2 cases: judged, although" in "; ".join(f"{p.case}: {p.message}" for p in result["problems"])
+    assert "2 cases: in the validation set, too" in "; ".join(f"{p.case}: {p.message}" for p in result["problems"])
 
 
 @pytest.mark.parametrize("kept", ["a", "e", "ae", "ef", "ab"], ids=lambda kept: f"cases {kept}")
