@@ -64,13 +64,18 @@ def evaluate(
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
 ) -> None:
-    """Judge predictions against lesion masks, and against reports where there are no masks."""
+    """Judge predictions against lesion masks, and against reports where there are no masks.
+
+    The operating point is chosen on the validation cases: by their masks, or by their reports if there are no masks.
+    """
     from rsuper_train.evaluation import evaluate as judge  # slow imports, not needed for --help
     from rsuper_train.evaluation_page import summary_table
 
-    console, where = Console(), {"reports": reports, "validation": validation, "validation_truth": validation_truth}
-    choice = {"channels": channels or (), "recut": recut, "workers": workers, "seed": seed}
-    result = judge(predictions, truth, out, data=data, console=console, **where, **choice)
+    console = Console()
+    result = judge(
+        predictions, truth, out, reports=reports, data=data, validation=validation, validation_truth=validation_truth,
+        channels=channels or (), recut=recut, workers=workers, seed=seed, console=console,
+    )  # fmt: skip
     console.print(summary_table(result))
     console.print(f"Written: {escape(str(out / 'evaluation.html'))}", soft_wrap=True, highlight=False)
 

@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 import matplotlib as mpl
 import numpy as np
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, ScalarFormatter
@@ -31,6 +32,8 @@ WINDOW = (-110.0, 190.0)
 """HU of black and white."""
 BLUE, ORANGE, FAINT, TRUTH_COLOUR, PREDICTION_COLOUR = "#2f6f9f", "#d9822b", "#9aa4b0", "#38e070", "#ff4fa3"
 STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": FAINT}
+
+SHADOW = [patheffects.withStroke(linewidth=5, foreground="black", alpha=0.6)]
 
 
 def write_page(path: Path, result: Mapping[str, Any], rows: Sequence[Row]) -> None:
@@ -176,5 +179,5 @@ def _overlay(axis: Axes, ct: np.ndarray, truth: np.ndarray, predicted: np.ndarra
     bottom, left = (np.clip(m - half, 0, max(0.0, e - 2 * half)) for m, e in zip(middle, extent, strict=True))
     axis.set(xlim=(left + 2 * half, left), ylim=(bottom, bottom + 2 * half), aspect="equal", facecolor="black")
     axis.set_axis_off()
-    axis.plot([left + 24, left + 4], [bottom + 5] * 2, color="white", lw=3, solid_capstyle="butt")
-    axis.text(left + 14, bottom + 8, "20 mm", color="white", ha="center", fontsize=9)
+    axis.plot([left + 24, left + 4], [bottom + 5] * 2, color="white", lw=3, path_effects=SHADOW)
+    axis.text(left + 14, bottom + 8, "20 mm", color="white", ha="center", fontsize=9, path_effects=SHADOW)
