@@ -7,7 +7,6 @@ import csv
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +19,6 @@ from rsuper_train import metrics
 from rsuper_train.evaluation_cases import Job, Problem, Row, find_jobs, judge, measure
 from rsuper_train.evaluation_page import write_page
 from rsuper_train.files import write_atomically
-from rsuper_train.layout import first_line
 from rsuper_train.metrics import Lesion, MaskScore, mean, ratio
 from rsuper_train.processes import each_case
 from rsuper_train.reports.public_tables import read_any_table
@@ -105,18 +103,12 @@ def _each(
 ) -> list[tuple[Job, Result]]:
     """Jobs by channel and case, with what a function makes of them; those where it fails join the problems."""
     by_key = {f"{job.channel}/{job.case}": job for job in jobs}
-    running = each_case(partial(_attempt, function), by_key, workers)
-    results = dict(track(running, function.__name__, len(jobs), console=console, transient=True))
+    results = dict(
+        track(each_case(function, by_key, workers), function.__name__, len(jobs), console=console, transient=True)
+    )
     done = [(by_key[key], results[key]) for key in sorted(results)]
     problems += [Problem(job.case, f"{job.channel}: {result}") for job, result in done if isinstance(result, str)]
     return [(job, result) for job, result in done if not isinstance(result, str)]
-
-
-def _attempt(function: Callable[[Job], Result], job: Job) -> Result | str:
-    try:
-        return function(job)
-    except (ValueError, MemoryError) as error:
-        return first_line(error)
 
 
 def summarise(rows: Sequence[Row], seed: int) -> dict[str, Any]:

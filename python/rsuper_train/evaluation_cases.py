@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import nibabel as nib
 import numpy as np
@@ -25,6 +26,7 @@ from rsuper_train.metrics import MaskScore, OperatingPoint, Truth
 from rsuper_train.reports.schema import Report
 from rsuper_train.reports.vocabulary import Vocabulary, load_vocabulary
 
+Result = TypeVar("Result")
 PREDICTION = "prediction.json"
 SUFFIX = ".nii.gz"
 ANY = "lesion"
@@ -162,6 +164,20 @@ def load(job: Job) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, tuple[flo
     return predicted, probability, np.logical_or.reduce(truths) if truths else None, grid.spacing
 
 
+def or_reason(function: Callable[[Job], Result]) -> Callable[[Job], Result | str]:
+    """The function, giving what is wrong with a case as one line instead of raising it."""
+
+    @wraps(function)
+    def attempt(job: Job) -> Result | str:
+        try:
+            return function(job)
+        except (ValueError, MemoryError) as error:
+            return first_line(error)
+
+    return attempt
+
+
+@or_reason
 def judge(job: Job) -> Row:
     """Score a case."""
     predicted, probability, mask, spacing = load(job)
@@ -176,6 +192,7 @@ def judge(job: Job) -> Row:
     return Row(job, truth, score, score >= job.point.threshold, volume, scored)
 
 
+@or_reason
 def measure(job: Job) -> tuple[Truth, list[np.ndarray]]:
     """A validation case, as `choose_operating_point` takes it."""
     _, probability, mask, spacing = load(job)
