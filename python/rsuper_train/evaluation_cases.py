@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cases of an evaluation: predictions paired with what is known about them, read, and judged one by one.
+
+A case is judged by its mask in a channel; without one by its report, for the patient alone; without either it is left
+out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import nibabel as nib
+import numpy as np
+
+from rsuper_train import metrics
+from rsuper_train.files import read_map
+from rsuper_train.grids import grid_of, to_axes
+from rsuper_train.layout import CaseFiles, Grid, find_cases, first_line, list_cases, read_grid
+from rsuper_train.metrics import MaskScore, OperatingPoint, Truth
+from rsuper_train.reports.schema import Report
+from rsuper_train.reports.vocabulary import Vocabulary, load_vocabulary
+
+Result = TypeVar("Result")
+PREDICTION = "prediction.json"
+SUFFIX = ".nii.gz"
+ANY = "lesion"
+"""The channel of all tumours, whatever their organ."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One case in one channel.
+
+    Args:
+        prediction: folder of its prediction.
+        masks: their union is the truth; without any, `reported` is.
+        ct: for pictures.
+        recut: cut the mask from the probabilities at `point`, instead of taking it as it was written.
+    """
+
+    case: str
+    channel: str
+    prediction: Path
+    masks: tuple[Path, ...]
+    reported: Truth | None
+    ct: Path | None
+    point: OperatingPoint
+    recut: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """The scores of a case in a channel; `mask` is None where a report is the truth."""
+
+    job: Job
+    truth: Truth
+    score: float
+    called: bool
+    predicted_mm3: float
+    mask: MaskScore | None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A case that is not judged, or should not have been, and why."""
+
+    case: str
+    message: str
+
+
+def find_jobs(
+    predictions: Path, truth: Path | None, data: Path | None, reports: Mapping[str, Report], channels: Sequence[str]
+) -> tuple[list[Job], list[Problem]]:
+    """Pair the predictions with what is known; without `channels`, in all that were predicted."""
+    folders = list_cases(predictions)
+    finished = {case: folder for case, folder in folders.items() if (folder / PREDICTION).is_file()}
+    if not finished:
+        raise ValueError(f"{predictions}: no finished prediction; expected <case>/{PREDICTION} and masks beside it")
+    files = (path.name for folder in finished.values() for path in folder.glob(f"*{SUFFIX}"))
+    channels = channels or sorted({name.removesuffix(SUFFIX) for name in files})
+    cases = find_cases(truth) if truth else {}
+    cts = {case: files.ct for case, files in (cases | (find_cases(data) if data else {})).items()}
+    vocabulary, point = load_vocabulary(), _read_point(next(iter(finished.values())) / PREDICTION)
+    jobs, problems, unknown = [], [], Counter[str]()
+    for case in sorted({*cases, *folders}):
+        for channel in channels:
+            masks = _masks(cases[case], channel) if case in cases else ()
+            said = report_truth(reports[case], channel, vocabulary) if case in reports else None
+            if not masks and said is None:
+                unknown[channel] += 1
+            elif case not in finished or not (finished[case] / f"{channel}{SUFFIX}").is_file():
+                problems.append(Problem(case, f"{channel}: no finished prediction; run `rsuper predict` on it"))
+            else:
+                jobs.append(Job(case, channel, finished[case], masks, said, cts.get(case), point))
+    left_out = [Problem(f"{n} cases", f"{channel}: neither mask nor report") for channel, n in unknown.items()]
+    return jobs, problems + left_out
+
+
+def _masks(files: CaseFiles, channel: str) -> tuple[Path, ...]:
+    if channel == ANY and ANY not in files.lesions:
+        return tuple(files.lesions.values())
+    return (files.lesions[channel],) if channel in files.lesions else ()
+
+
+def _read_point(path: Path) -> OperatingPoint:
+    """The operating point at which predictions were written."""
+    said = read_map(path, "what `rsuper predict` wrote about a case")
+    smallest = said.get("provenance", {}).get("options", {}).get("smallest", 0.0)
+    return OperatingPoint(float(said.get("threshold", 0.5)), float(smallest), "the prediction's own, not tuned")
+
+
+def report_truth(report: Report, channel: str, vocabulary: Vocabulary) -> Truth | None:
+    """What a report says about the tumours of a channel; None where it does not speak of all of its organs."""
+    organs = {name for name, organ in vocabulary.organs.items() if channel in (organ.channel, ANY)}
+    tumours = [tumour for tumour in report.tumours if tumour.organ in organs or channel == ANY]
+    if tumours:
+        counted = all(tumour.count_known and tumour.laterality != "bilateral" for tumour in tumours)
+        sizes = [tumour.ellipsoid for tumour in tumours if tumour.ellipsoid is not None]
+        complete = counted and len(sizes) == len(tumours)
+        largest = metrics.ball_diameter(max(sizes)) if sizes else None
+        return Truth("report", True, len(tumours) if counted else None, sum(sizes) if complete else None, largest)
+    sides = {(place.organ, place.laterality) for place in report.negatives if not place.subsegments}
+    free = {o for o in organs if {(o, None), (o, "bilateral")} & sides or {(o, "left"), (o, "right")} <= sides}
+    if not free or (channel != ANY and free != organs) or any(t.organ == "unknown" for t in report.tumours):
+        return None
+    return Truth("report", False, 0, 0.0)
+
+
+def read_volume(path: Path, dtype: type | None = None) -> tuple[np.ndarray, Grid]:
+    """A NIfTI file as (D, H, W), and its grid; ValueError names the file that cannot be read."""
+    try:
+        image: Any = nib.load(path)
+        w, h, d = read_grid(image).shape
+        values = np.asanyarray(image.dataobj, dtype=dtype).reshape(w, h, d)
+        return to_axes(values, image.affine), grid_of((w, h, d), image.affine)
+    except Exception as error:  # nibabel raises what its readers happen to meet
+        raise ValueError(f"{path}: {first_line(error)}") from error
+
+
+def load(job: Job) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, tuple[float, ...]]:
+    """Predicted mask, probabilities, true mask if any, all (D, H, W), and spacing; ValueError if their grids differ."""
+    mask, grid = read_volume(job.prediction / f"{job.channel}{SUFFIX}")
+
+    def on_grid(path: Path, dtype: type | None = None) -> np.ndarray:
+        values, own = read_volume(path, dtype)
+        if not grid.is_same(own):
+            raise ValueError(f"{path}: {own}; the prediction has {grid}")
+        return values
+
+    predicted = mask > 0.5
+    path = job.prediction / "probabilities" / f"{job.channel}{SUFFIX}"
+    probability = on_grid(path, np.float32) if path.is_file() else predicted.astype(np.float32)
+    if not np.isfinite(probability.max()):
+        raise ValueError(f"{path}: not all voxels are numbers")
+    truths = [on_grid(path) > 0.5 for path in job.masks]
+    if job.recut:
+        predicted = metrics.segment(probability, grid.spacing, job.point)
+    return predicted, probability, np.logical_or.reduce(truths) if truths else None, grid.spacing
+
+
+def or_reason(function: Callable[[Job], Result]) -> Callable[[Job], Result | str]:
+    """The function, giving what is wrong with a case as one line instead of raising it."""
+
+    @wraps(function)
+    def attempt(job: Job) -> Result | str:
+        try:
+            return function(job)
+        except (ValueError, MemoryError) as error:
+            return first_line(error)
+
+    return attempt
+
+
+@or_reason
+def judge(job: Job) -> Row:
+    """Score a case."""
+    predicted, probability, mask, spacing = load(job)
+    scored, truth = None, job.reported
+    if mask is not None:
+        scored = metrics.score_mask(predicted, mask, probability, spacing)
+        volumes, diameters = [x.volume_mm3 for x in scored.lesions], [x.diameter_mm for x in scored.lesions]
+        truth = Truth("mask", bool(volumes), len(volumes), sum(volumes), max(diameters, default=None))
+    assert truth is not None
+    score = metrics.patient_score(probability, spacing, job.point.smallest_mm3)
+    volume = float(np.count_nonzero(predicted) * math.prod(spacing))
+    return Row(job, truth, score, score >= job.point.threshold, volume, scored)
+
+
+@or_reason
+def measure(job: Job) -> tuple[Truth, list[np.ndarray]]:
+    """A validation case, as `choose_operating_point` takes it."""
+    _, probability, mask, spacing = load(job)
+    truth = job.reported if mask is None else Truth("mask", bool(mask.any()))
+    assert truth is not None
+    probability = probability[metrics.box_of(probability >= min(metrics.THRESHOLDS))]
+    return truth, [metrics.component_volumes(probability, spacing, level) for level in metrics.THRESHOLDS]

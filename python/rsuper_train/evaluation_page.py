@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page of an evaluation, in one file: tables with intervals, charts, pictures of the best and the worst cases."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib as mpl
+import numpy as np
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator, ScalarFormatter
+from rich.markup import escape
+from rich.table import Table
+
+from rsuper_train import metrics
+from rsuper_train.evaluation_cases import Row, load, read_volume
+from rsuper_train.files import write_atomically
+from rsuper_train.layout import first_line
+
+SHOWN = 3
+"""Best cases with a picture, and worst."""
+SMALLEST_VIEW, MARGIN = 120.0, 25.0
+"""mm of a picture, and around what it shows."""
+WINDOW = (-110.0, 190.0)
+"""HU of black and white."""
+BLUE, ORANGE, FAINT, TRUTH_COLOUR, PREDICTION_COLOUR = "#2f6f9f", "#d9822b", "#9aa4b0", "#38e070", "#ff4fa3"
+STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": FAINT}
+
+SHADOW = [patheffects.withStroke(linewidth=5, foreground="black", alpha=0.6)]
+
+
+def write_page(path: Path, result: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    """Write the page about a result of `evaluate` and the rows behind it; it needs nothing but itself."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("rsuper_train", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    channels = {name: [row for row in rows if row.job.channel == name] for name in result["channels"]}
+    text = environment.get_template("evaluation.html.j2").render(
+        result=result,
+        charts={name: _charts(result["channels"][name], some) for name, some in channels.items()},
+        pictures={name: _pictures(some) for name, some in channels.items()},
+        rules=metrics,
+    )
+    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def summary_table(result: Mapping[str, Any]) -> Table:
+    """The figures for a terminal, a column a channel."""
+    channels = result["channels"].values()
+    table = Table("", *map(escape, result["channels"]))
+    for group in ("overlap", "lesions", "patients"):
+        for name in next(iter(channels))[group]:
+            table.add_row(f"{group}: {name.replace('_', ' ')}", *(str(channel[group][name]) for channel in channels))
+    return table
+
+
+def _charts(figures: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, str]:
+    """Title -> image; only what there are data for."""
+    masks = [row for row in rows if row.mask and row.mask.lesions]
+    charts: dict[str, Callable[[Axes], object]] = {}
+    if figures["roc"]:
+        charts["ROC of patients"] = lambda axis: _roc(axis, figures)
+    if figures["froc"]:
+        charts["FROC of lesions"] = lambda axis: _froc(axis, figures["froc"])
+    if masks:
+        charts["Tumour volume, predicted against true (Bland-Altman)"] = lambda axis: _volumes(axis, masks)
+        charts["DSC by size"] = lambda axis: _sizes(axis, masks)
+    return {title: _image(draw, (5.2, 3.9)) for title, draw in charts.items()}
+
+
+def _image(draw: Callable[[Axes], object], inches: tuple[float, float], framed: bool = True) -> str:
+    """A drawing as PNG in a data URI; without a frame it fills the image."""
+    with mpl.rc_context(STYLE):
+        figure, buffer = Figure(figsize=inches, layout="constrained" if framed else None), io.BytesIO()
+        draw(figure.subplots() if framed else figure.add_axes((0, 0, 1, 1)))
+        figure.savefig(buffer, format="png", dpi=130)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _roc(axis: Axes, figures: Mapping[str, Any]) -> None:
+    axis.plot([0, 1], [0, 1], color=FAINT, lw=1, ls=":")
+    axis.plot(*figures["roc"].values(), color=BLUE, lw=2, label=f"AUC {figures['patients']['auc'].value:.3f}")
+    rates = [figures["patients"][name].value for name in ("specificity", "sensitivity")]
+    threshold = figures["operating_point"].threshold
+    axis.plot(1 - rates[0], rates[1], "o", color=ORANGE, ms=8, label=f"operating point, p ≥ {threshold:g}")
+    axis.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axis.legend(loc="lower right", frameon=False)
+
+
+def _froc(axis: Axes, curve: Mapping[str, Sequence[float]]) -> None:
+    rates, sensitivity = curve.values()
+    axis.step(rates, sensitivity, where="post", color=BLUE, lw=2)
+    axis.plot(rates[-1], sensitivity[-1], "o", color=ORANGE, ms=8, label="all predicted components")
+    axis.set(xlabel="false positives per case", ylabel="sensitivity", xlim=(-0.02, max(rates[-1], 0.5) * 1.05))
+    axis.set_ylim(-0.02, 1.02)
+    axis.legend(loc="lower right", frameon=False)
+
+
+def _volumes(axis: Axes, rows: Sequence[Row]) -> None:
+    pairs = np.array([(row.predicted_mm3, row.truth.volume_mm3) for row in rows], float) / 1000
+    difference = pairs[:, 0] - pairs[:, 1]
+    axis.plot(pairs.mean(1), difference, "o", color=BLUE, ms=6, alpha=0.7, mec="white")
+    bias, spread = difference.mean(), 1.96 * difference.std(ddof=1) if len(rows) > 1 else 0.0
+    lines = {"mean": bias, "+1.96 SD": bias + spread, "-1.96 SD": bias - spread} if spread else {"mean": bias}
+    for name, level in lines.items():
+        axis.axhline(level, color=ORANGE, lw=1.5 if name == "mean" else 1, ls="-" if name == "mean" else "--")
+        axis.annotate(
+            f"{name} {level:.2g}", (1, level), (-2, 4), xycoords=axis.get_yaxis_transform(),
+            textcoords="offset points", ha="right", fontsize=8, color=ORANGE,
+            bbox={"fc": "white", "ec": "none", "pad": 1, "alpha": 0.8},
+        )  # fmt: skip
+    axis.set(xscale="log", xlabel="mean of both volumes, mL", ylabel="predicted - true, mL")
+    axis.xaxis.set_major_formatter(ScalarFormatter())
+
+
+def _sizes(axis: Axes, rows: Sequence[Row]) -> None:
+    points = np.array([(row.truth.diameter_mm, row.mask.dice) for row in rows if row.mask], float)
+    axis.plot(*points.T, "o", color=BLUE, ms=6, alpha=0.7, mec="white", label="a case")
+    for low, high in list(metrics.STRATA.values())[:-1]:
+        size, dice = points[(points[:, 0] >= low) & (points[:, 0] < high)].T
+        if len(size):
+            axis.plot([size.min() * 0.94, size.max() * 1.06], [dice.mean()] * 2, color=ORANGE, lw=2.5)
+    axis.plot([], [], color=ORANGE, lw=2.5, label="mean of a size")
+    axis.set(xscale="log", xlabel="diameter of the largest lesion, mm", ylabel="DSC", ylim=(-0.02, 1.02))
+    axis.set_xlim(min(4.0, points[:, 0].min() * 0.8), max(50.0, points[:, 0].max() * 1.25))
+    axis.set_xticks(ticks := [5, 10, 20, 40, 80], [*map(str, ticks)])
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.legend(loc="lower right", frameon=False)
+
+
+def _pictures(rows: Sequence[Row]) -> dict[str, list[tuple[Row, str, str]]]:
+    """Worst and best cases by DSC: row, image, or why there is none."""
+    scored = [(row.mask.dice, number, row) for number, row in enumerate(rows) if row.mask and row.mask.dice is not None]
+    ordered = [row for _, _, row in sorted(scored)]
+    worst, others = ordered[:SHOWN], ordered[SHOWN:]
+    return {"Worst": [_picture(row) for row in worst], "Best": [_picture(row) for row in others[::-1][:SHOWN]]}
+
+
+def _picture(row: Row) -> tuple[Row, str, str]:
+    """The CT where the tumour is largest, with the truth's outline and the prediction filled."""
+    if row.job.ct is None:
+        return row, "", "no CT beside the truth; --data names their folder"
+    try:
+        predicted, _, truth, spacing = load(row.job)
+        ct, _ = read_volume(row.job.ct)
+        if truth is None or ct.shape != truth.shape:
+            raise ValueError(f"{row.job.ct}: not on the grid of the prediction")
+        level = int(truth.sum((1, 2)).argmax())
+        ct, truth, predicted = (volume[level].astype(np.float32) for volume in (ct, truth, predicted))
+    except ValueError as error:
+        return row, "", first_line(error)
+    return row, _image(lambda axis: _overlay(axis, ct, truth, predicted, spacing[1:]), (4, 4), framed=False), ""
+
+
+def _overlay(axis: Axes, ct: np.ndarray, truth: np.ndarray, predicted: np.ndarray, spacing: Sequence[float]) -> None:
+    """One slice, rows to the front, columns to the patient's right, in mm around what there is to see."""
+    extent = np.array(ct.shape) * spacing
+    y, x = ((np.arange(n) + 0.5) * mm for n, mm in zip(ct.shape, spacing, strict=True))
+    low, high = WINDOW
+    box = (0, extent[1], 0, extent[0])
+    axis.imshow(ct, cmap="gray", vmin=low, vmax=high, extent=box, origin="lower", interpolation="bicubic")
+    if predicted.any():
+        axis.contourf(x, y, predicted, levels=[0.5, 2], colors=[PREDICTION_COLOUR], alpha=0.45)
+    axis.contour(x, y, truth, levels=[0.5], colors=[TRUTH_COLOUR], linewidths=1.8)
+    seen = np.argwhere((truth > 0) | (predicted > 0)) * spacing
+    middle, half = (seen.min(0) + seen.max(0)) / 2, max(SMALLEST_VIEW / 2, np.ptp(seen, axis=0).max() / 2 + MARGIN)
+    half = min(half, extent.max() / 2)
+    bottom, left = (np.clip(m - half, 0, max(0.0, e - 2 * half)) for m, e in zip(middle, extent, strict=True))
+    axis.set(xlim=(left + 2 * half, left), ylim=(bottom, bottom + 2 * half), aspect="equal", facecolor="black")
+    axis.set_axis_off()
+    axis.plot([left + 24, left + 4], [bottom + 5] * 2, color="white", lw=3, path_effects=SHADOW)
+    axis.text(left + 14, bottom + 8, "20 mm", color="white", ha="center", fontsize=9, path_effects=SHADOW)
