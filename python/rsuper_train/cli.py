@@ -182,8 +182,8 @@ def cohort(
     seed: Annotated[int, typer.Option(help="With it and its number, a case is always the same.")] = 0,
     start: Annotated[int, typer.Option(help="Number of the first case, for disjoint cohorts of one seed.")] = 0,
     spacing: Annotated[
-        str, typer.Option(help="mm: 2, or 5,2,2 along D, H and W; own is 3, of a phantom and CT.")
-    ] = "own",
+        tuple[float, float, float], typer.Option(help="mm of a phantom along D, H and W.")
+    ] = (3.0, 3.0, 3.0),
     thickest: Annotated[float, typer.Option(help="Slices of a phantom are up to this many times as thick.")] = 1.0,
     turned: Annotated[bool, typer.Option(help="Axes of the files in any order and direction.")] = False,
     label_map: Annotated[bool, typer.Option(help="Organs as one label map, not a mask for each class.")] = False,
@@ -191,9 +191,8 @@ def cohort(
 ) -> None:
     """Write a synthetic cohort: CTs, organ masks and reports, and apart from them the true lesions."""
     from rsuper_train.cohort import CohortOptions, PhantomOptions, write_cohort  # slow imports, not needed for --help
-    from rsuper_train.prepare import parse_spacing
 
-    phantom = PhantomOptions(spacing=parse_spacing(spacing) or PhantomOptions.spacing, thickest=thickest)
+    phantom = PhantomOptions(spacing=spacing, thickest=thickest)
     write_cohort(CohortOptions(kind, cases, masks, seed, start, label_map, turned, phantom), out, workers, Console())
     Console().print(f"{escape(str(out))}: {cases} cases with reports, the first {masks} of them with masks")
 

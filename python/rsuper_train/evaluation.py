@@ -95,7 +95,7 @@ def evaluate(
 
 
 def _each(
-    function: Callable[[Job], Result],
+    function: Callable[[Job], Result | str],
     jobs: Sequence[Job],
     problems: list[Problem],
     workers: int,

@@ -323,7 +323,7 @@ def test_preparation_reads_what_was_made(tmp_path):
 
 
 def test_command_refuses_what_does_not_go_together(tmp_path):
-    result = CliRunner().invoke(app, ["cohort", str(tmp_path / "new"), "--kind", "ct", "--spacing", "2"])
+    result = CliRunner().invoke(app, ["cohort", str(tmp_path / "new"), "--kind", "ct", "--spacing", "2", "2", "2"])
     assert "do not go with kind ct" in str(result.exception)
     assert not (tmp_path / "new").exists()
 
