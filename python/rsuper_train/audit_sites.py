@@ -11,7 +11,7 @@ from typing import Literal
 from rsuper_kernels import FindingGroup
 from rsuper_train.manifest import CaseRecord, Manifest, Spacing
 from rsuper_train.reports.findings import BACKGROUND, Unmentioned, to_findings
-from rsuper_train.reports.masks import LabelSet, organ_ids, region
+from rsuper_train.reports.masks import organ_ids, region
 from rsuper_train.reports.schema import Report, Tumour
 from rsuper_train.reports.vocabulary import load_vocabulary
 
@@ -51,7 +51,7 @@ class SiteReader:
 
     def __init__(self, manifest: Manifest, channels: Sequence[str], unmentioned: Unmentioned) -> None:
         self._manifest, self._channels, self._unmentioned = manifest, channels, unmentioned
-        self._vocabulary, self._label_set = load_vocabulary(), LabelSet(manifest.label_set_name, manifest.label_set)
+        self._vocabulary, self._label_set = load_vocabulary(), manifest.classes
         self._organs = {name: organ_ids(name, self._label_set, self._vocabulary) for name in self._vocabulary.organs}
 
     def record(self, id: str) -> CaseRecord:

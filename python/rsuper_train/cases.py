@@ -11,9 +11,9 @@ import numpy as np
 
 from rsuper_kernels import FindingGroup
 from rsuper_train.config import Data
-from rsuper_train.manifest import Box, Manifest, Voxels, read_manifest
+from rsuper_train.manifest import Box, Voxels, read_manifest
 from rsuper_train.reports.findings import CropFindings, to_findings
-from rsuper_train.reports.masks import LABEL_SETS, LabelSet, load_label_set, organ_ids
+from rsuper_train.reports.masks import organ_ids
 from rsuper_train.reports.public_tables import read_any_table
 from rsuper_train.reports.schema import NO_ANSWER, NO_TEXT, Report
 from rsuper_train.reports.vocabulary import load_vocabulary
@@ -47,7 +47,7 @@ class Cases:
 
     def __init__(self, data: Data) -> None:
         self.data, self.manifest = data, read_manifest(data.prepared)
-        self.label_set, self.vocabulary = _label_set(self.manifest), load_vocabulary()
+        self.label_set, self.vocabulary = self.manifest.classes, load_vocabulary()
         self._organs = {
             name: (organ.channel, organ_ids(name, self.label_set, self.vocabulary))
             for name, organ in self.vocabulary.organs.items()
@@ -198,9 +198,3 @@ def _union(boxes: Iterable[Box | None]) -> Box:
 def _share(id: str) -> float:
     """A number from 0 to 1 that depends on the id alone, so that more cases do not move those that are there."""
     return int.from_bytes(hashlib.sha256(id.encode()).digest()[:8], "big") / 2**64
-
-
-def _label_set(manifest: Manifest) -> LabelSet:
-    name = manifest.label_set_name
-    places = load_label_set(name).places if name in LABEL_SETS else {}
-    return LabelSet(name, manifest.label_set, places)

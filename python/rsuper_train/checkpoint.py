@@ -113,9 +113,13 @@ def load_manifest(path: Path) -> Manifest:
     """How the data that a network was trained on was prepared, without its cases.
 
     Raises:
-        FileNotFoundError, ValueError: no checkpoint there.
+        FileNotFoundError, ValueError: no checkpoint there, or one that does not say so.
     """
-    return Manifest.model_validate_json(read(find_checkpoint(path))["preprocessing"])
+    path = find_checkpoint(path)
+    checkpoint = read(path)
+    if "preprocessing" not in checkpoint:
+        raise ValueError(f"{path}: it does not say how its data was prepared; expected a checkpoint of `rsuper train`")
+    return Manifest.model_validate_json(checkpoint["preprocessing"])
 
 
 def load_weights(network: nn.Module, checkpoint: Mapping[str, Any], path: Path) -> None:

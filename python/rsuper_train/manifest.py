@@ -16,6 +16,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rsuper_train.files import write_atomically
+from rsuper_train.reports.masks import LabelSet
 
 VERSION = 1
 MANIFEST = "manifest.json"
@@ -84,7 +85,7 @@ class CaseRecord(_Model):
 
 
 class Intensity(_Model):
-    """Mean and standard deviation in HU of the CTs inside the labelled organs, for the network's input."""
+    """Mean and standard deviation in HU of what is labelled and no lung or gas, for the network's input."""
 
     mean: float = 0.0
     sd: Annotated[float, Field(gt=0)] = 1.0
@@ -100,6 +101,7 @@ class Manifest(_Model):
         intensity: over all cases.
         label_set: class -> id in `labels`.
         label_set_name: see `reports.masks.load_label_set`.
+        label_places: places that a user's label set names itself -> classes.
         channels: lesion channels, in the order of the bits of `lesions`.
         cases: by id.
         failed: case -> why it could not be prepared.
@@ -111,9 +113,15 @@ class Manifest(_Model):
     intensity: Intensity
     label_set_name: str
     label_set: dict[str, int]
+    label_places: dict[str, tuple[str, ...]] = {}
     channels: tuple[str, ...]
     cases: dict[str, CaseRecord]
     failed: dict[str, str] = {}
+
+    @property
+    def classes(self) -> LabelSet:
+        """The label set, for the places of reports."""
+        return LabelSet(self.label_set_name, self.label_set, self.label_places)
 
     def write(self, folder: Path) -> None:
         text = self.model_dump_json(indent=1)

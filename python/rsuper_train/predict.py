@@ -40,7 +40,6 @@ from rsuper_train.layout import LESION, CaseFiles, find_cases, first_line
 from rsuper_train.manifest import CaseRecord, Manifest
 from rsuper_train.networks import heads
 from rsuper_train.read import CaseError, Options, Volume, read_case, stamps
-from rsuper_train.reports.masks import LabelSet
 
 PREDICTION = "prediction.json"
 PROBABILITIES = "probabilities"
@@ -74,7 +73,7 @@ class Predictor:
         loaded = [load_network(path, self.device) for path in checkpoints]
         self.networks = [network for network, _ in loaded]
         self.config, self.manifest = _agree(checkpoints, [config for _, config in loaded])
-        self.label_set = LabelSet(self.manifest.label_set_name, self.manifest.label_set)
+        self.label_set = self.manifest.classes
         self.options = parse_config({"predict": self.config.predict.model_dump() | dict(overrides or {})}).predict
         self.channels = _select(self.config.data.channels, channels)
         gated = [name for name in self.channels if name.endswith(LESION) and self.options.gate is not None]

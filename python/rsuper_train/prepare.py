@@ -27,6 +27,8 @@ from rsuper_train.store import SUFFIX, write_volume
 CASE = "case.json"
 ARRAYS = ("ct", "labels", "lesions")
 NOTES_SHOWN = 10
+LOWEST = -200
+"""HU from which a voxel counts for the intensities: labelled lungs and gas would set the scale of all organs."""
 
 
 class Finished(BaseModel):
@@ -36,7 +38,7 @@ class Finished(BaseModel):
         record: for the manifest.
         options: with which it was prepared.
         bits: channel -> its bit in `lesions`.
-        moments: number, sum and sum of squares of the HU inside labels and lesions.
+        moments: number, sum and sum of squares of the HU inside labels and lesions, from LOWEST.
     """
 
     record: CaseRecord
@@ -160,7 +162,7 @@ def _write_case(volume: Volume, task: _Task) -> Finished:
 def _moments(volume: Volume) -> tuple[int, float, float]:
     number, total, squares = 0, 0.0, 0.0
     for ct, labels, lesions in zip(volume.ct, volume.labels, volume.lesions, strict=True):
-        values = ct[(labels > 0) | (lesions > 0)].astype(float)
+        values = ct[((labels > 0) | (lesions > 0)) & (ct >= LOWEST)].astype(float)
         number, total, squares = number + values.size, total + values.sum(), squares + values @ values
     return number, float(total), float(squares)
 
@@ -172,6 +174,7 @@ def _manifest(finished: Mapping[str, Finished], failed: Mapping[str, str], optio
         intensity=_intensity((each.moments for each in finished.values()), options.clip),
         label_set_name=options.label_set.name,
         label_set=dict(options.label_set.ids),
+        label_places=dict(options.label_set.places),
         channels=options.channels,
         cases={id: finished[id].record for id in sorted(finished)},
         failed=dict(sorted(failed.items())),

@@ -18,6 +18,7 @@ from rsuper_train.checkpoint import (
     check_weights,
     checkpoint_provenance,
     find_checkpoint,
+    load_manifest,
     load_network,
     read,
     save,
@@ -136,3 +137,9 @@ def test_weights_of_another_network(config, tmp_path):
     larger = weights | {name: torch.zeros(5, 1, 3, 3, 3)}
     with pytest.raises(ValueError, match=r"expected \(4, 1, 3, 3, 3\), found \(5, 1, 3, 3, 3\)"):
         check_weights(network, larger, tmp_path)
+
+
+def test_a_checkpoint_that_does_not_say_how_its_data_was_prepared(fabric, config, tmp_path):
+    write(fabric, tmp_path / "last.pt", config, build_network(config))
+    with pytest.raises(ValueError, match=r"last\.pt: it does not say how its data was prepared; expected"):
+        load_manifest(tmp_path / "last.pt")

@@ -300,7 +300,7 @@ def test_a_dataset(tmp_path, workers):
     assert manifest.channels == ("kidney_lesion", "liver_lesion")
     assert (list(manifest.cases), list(manifest.failed)) == (["a", "b"], ["c", "d"])
     assert manifest.label_set == {"liver": 3, "spleen": 2}
-    inside = np.concatenate([ct()[BOX]] * 2)
+    inside = ct()[BOX][ct()[BOX] >= -200]
     assert manifest.intensity.mean == pytest.approx(inside.mean())
     assert manifest.intensity.sd == pytest.approx(inside.std())
     stored = open_volume(out / CASES / "b" / "lesions.b2nd")
@@ -356,6 +356,20 @@ def test_nothing_labelled(tmp_path):
     manifest = prepare(tmp_path / "data", tmp_path / "out", OPTIONS, 1, quiet())
     assert (manifest.intensity.mean, manifest.intensity.sd) == (0, 500)
     assert manifest.channels == ()
+
+
+def test_lungs_do_not_set_the_scale_of_the_organs(tmp_path):
+    volume, lungs = ct(), mask()
+    lungs[:4] = True
+    volume[lungs > 0] = -850
+    folder = write_case(tmp_path / "data" / "a", ct=volume, segmentations__lung_left=lungs)
+    labels = LabelSet("own", {"liver": 3, "lung_left": 4}, {"liver, dome": ("liver",)})
+    manifest = prepare(folder.parent, tmp_path / "out", Options(labels), 1, quiet())
+    assert manifest.cases["a"].labels[4].median == -850
+    organ = open_volume(tmp_path / "out" / CASES / "a" / "labels.b2nd")[...] == 3
+    inside = open_volume(tmp_path / "out" / CASES / "a" / "ct.b2nd")[...][organ]
+    assert manifest.intensity.mean == pytest.approx(inside[inside >= -200].mean())
+    assert read_manifest(tmp_path / "out").classes == labels
 
 
 @pytest.mark.parametrize("name", ["write_volume", "_moments"])
