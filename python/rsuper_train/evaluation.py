@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,11 +17,11 @@ from sklearn.metrics import roc_curve
 from rsuper_train import metrics
 from rsuper_train.evaluation_cases import Job, Problem, Row, find_jobs, judge, measure
 from rsuper_train.evaluation_page import write_page
-from rsuper_train.files import write_atomically
+from rsuper_train.files import write_text
 from rsuper_train.metrics import Lesion, MaskScore, mean, ratio
 from rsuper_train.processes import each_case
 from rsuper_train.reports.public_tables import read_any_table
-from rsuper_train.reports.table import as_cell
+from rsuper_train.reports.table import write_csv
 from rsuper_train.reports.vocabulary import load_vocabulary
 
 Result = TypeVar("Result")
@@ -90,7 +89,7 @@ def evaluate(
     text = json.dumps(result, default=asdict, allow_nan=False, indent=1, ensure_ascii=False)
     _write_tables(rows, out)
     write_page(out / "evaluation.html", result, rows)
-    write_atomically(out / "evaluation.json", lambda part: part.write_text(text, encoding="utf-8"))
+    write_text(out / "evaluation.json", text)
     return result
 
 
@@ -175,13 +174,6 @@ def _write_tables(rows: Sequence[Row], out: Path) -> None:
         scores |= {"dsc": mask.dice, "nsd": mask.nsd, "found": sum(lesion.found for lesion in mask.lesions)}
         cases.append(where | truth | scores | {"false_positives": len(mask.false_positives)})
         lesions += [where | {"lesion": n} | asdict(lesion) for n, lesion in enumerate(mask.lesions, start=1)]
-    _write_csv(out / "cases.csv", list(cases[0]), cases)
-    _write_csv(out / "lesions.csv", ["case", "channel", "lesion", *(field.name for field in fields(Lesion))], lesions)
-
-
-def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    def write(part: Path) -> None:
-        with part.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([columns, *([as_cell(row[name]) for name in columns] for row in rows)])
-
-    write_atomically(path, write)
+    write_csv(out / "cases.csv", list(cases[0]), (case.values() for case in cases))
+    columns = ("case", "channel", "lesion", *(field.name for field in fields(Lesion)))
+    write_csv(out / "lesions.csv", columns, (lesion.values() for lesion in lesions))

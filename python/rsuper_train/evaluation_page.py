@@ -3,56 +3,43 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import matplotlib as mpl
 import numpy as np
-from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, ScalarFormatter
 from rich.markup import escape
 from rich.table import Table
 
-from rsuper_train import metrics
+from rsuper_train import metrics, pages
 from rsuper_train.evaluation_cases import Row, load, read_volume
-from rsuper_train.files import write_atomically
 from rsuper_train.layout import first_line
+from rsuper_train.pictures import PREDICTION, TRUTH, Layer, draw_slice
 
 SHOWN = 3
 """Best cases with a picture, and worst."""
 SMALLEST_VIEW, MARGIN = 120.0, 25.0
 """mm of a picture, and around what it shows."""
-WINDOW = (-110.0, 190.0)
-"""HU of black and white."""
-BLUE, ORANGE, FAINT, TRUTH_COLOUR, PREDICTION_COLOUR = "#2f6f9f", "#d9822b", "#9aa4b0", "#38e070", "#ff4fa3"
+BLUE, ORANGE, FAINT = "#2f6f9f", "#d9822b", "#9aa4b0"
 STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": FAINT}
-
-SHADOW = [patheffects.withStroke(linewidth=5, foreground="black", alpha=0.6)]
 
 
 def write_page(path: Path, result: Mapping[str, Any], rows: Sequence[Row]) -> None:
     """Write the page about a result of `evaluate` and the rows behind it; it needs nothing but itself."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("rsuper_train", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     channels = {name: [row for row in rows if row.job.channel == name] for name in result["channels"]}
-    text = environment.get_template("evaluation.html.j2").render(
+    pages.write(
+        path,
+        "evaluation.html.j2",
         result=result,
         charts={name: _charts(result["channels"][name], some) for name, some in channels.items()},
         pictures={name: _pictures(some) for name, some in channels.items()},
+        colours={"truth": TRUTH, "prediction": PREDICTION},
         rules=metrics,
     )
-    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def summary_table(result: Mapping[str, Any]) -> Table:
@@ -76,16 +63,14 @@ def _charts(figures: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, str]:
     if masks:
         charts["Tumour volume, predicted against true (Bland-Altman)"] = lambda axis: _volumes(axis, masks)
         charts["DSC by size"] = lambda axis: _sizes(axis, masks)
-    return {title: _image(draw, (5.2, 3.9)) for title, draw in charts.items()}
+    return {title: _chart(draw) for title, draw in charts.items()}
 
 
-def _image(draw: Callable[[Axes], object], inches: tuple[float, float], framed: bool = True) -> str:
-    """A drawing as PNG in a data URI; without a frame it fills the image."""
+def _chart(draw: Callable[[Axes], object]) -> str:
     with mpl.rc_context(STYLE):
-        figure, buffer = Figure(figsize=inches, layout="constrained" if framed else None), io.BytesIO()
-        draw(figure.subplots() if framed else figure.add_axes((0, 0, 1, 1)))
-        figure.savefig(buffer, format="png", dpi=130)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+        figure = Figure((5.2, 3.9), layout="constrained")
+        draw(figure.subplots())
+        return pages.image(figure)
 
 
 def _roc(axis: Axes, figures: Mapping[str, Any]) -> None:
@@ -156,28 +141,22 @@ def _picture(row: Row) -> tuple[Row, str, str]:
         ct, _ = read_volume(row.job.ct)
         if truth is None or ct.shape != truth.shape:
             raise ValueError(f"{row.job.ct}: not on the grid of the prediction")
-        level = int(truth.sum((1, 2)).argmax())
-        ct, truth, predicted = (volume[level].astype(np.float32) for volume in (ct, truth, predicted))
     except ValueError as error:
         return row, "", first_line(error)
-    return row, _image(lambda axis: _overlay(axis, ct, truth, predicted, spacing[1:]), (4, 4), framed=False), ""
+    level = int(truth.sum((1, 2)).argmax())
+    box = _view(truth[level] | predicted[level], spacing[1:])
+    ct, truth, predicted = (volume[level][box] for volume in (ct, truth, predicted))
+    figure = Figure((4, 4), facecolor="black")
+    layers = (Layer(predicted, PREDICTION, "fill"), Layer(truth, TRUTH))
+    draw_slice(figure.add_axes((0, 0, 1, 1)), ct, spacing[1:], layers)
+    return row, pages.image(figure), ""
 
 
-def _overlay(axis: Axes, ct: np.ndarray, truth: np.ndarray, predicted: np.ndarray, spacing: Sequence[float]) -> None:
-    """One slice, rows to the front, columns to the patient's right, in mm around what there is to see."""
-    extent = np.array(ct.shape) * spacing
-    y, x = ((np.arange(n) + 0.5) * mm for n, mm in zip(ct.shape, spacing, strict=True))
-    low, high = WINDOW
-    box = (0, extent[1], 0, extent[0])
-    axis.imshow(ct, cmap="gray", vmin=low, vmax=high, extent=box, origin="lower", interpolation="bicubic")
-    if predicted.any():
-        axis.contourf(x, y, predicted, levels=[0.5, 2], colors=[PREDICTION_COLOUR], alpha=0.45)
-    axis.contour(x, y, truth, levels=[0.5], colors=[TRUTH_COLOUR], linewidths=1.8)
-    seen = np.argwhere((truth > 0) | (predicted > 0)) * spacing
-    middle, half = (seen.min(0) + seen.max(0)) / 2, max(SMALLEST_VIEW / 2, np.ptp(seen, axis=0).max() / 2 + MARGIN)
-    half = min(half, extent.max() / 2)
-    bottom, left = (np.clip(m - half, 0, max(0.0, e - 2 * half)) for m, e in zip(middle, extent, strict=True))
-    axis.set(xlim=(left + 2 * half, left), ylim=(bottom, bottom + 2 * half), aspect="equal", facecolor="black")
-    axis.set_axis_off()
-    axis.plot([left + 24, left + 4], [bottom + 5] * 2, color="white", lw=3, path_effects=SHADOW)
-    axis.text(left + 14, bottom + 8, "20 mm", color="white", ha="center", fontsize=9, path_effects=SHADOW)
+def _view(seen: np.ndarray, spacing: Sequence[float]) -> tuple[slice, ...]:
+    """A square around what there is to see, as far as the slice goes."""
+    places = np.argwhere(seen)
+    low, high = places.min(0), places.max(0) + 1
+    side = max(SMALLEST_VIEW, ((high - low) * spacing).max() + 2 * MARGIN)
+    size = np.minimum(np.ceil(side / np.array(spacing)), seen.shape).astype(int)
+    first = np.clip((low + high - size) // 2, 0, seen.shape - size)
+    return tuple(slice(start, start + n) for start, n in zip(first.tolist(), size.tolist(), strict=True))

@@ -22,6 +22,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         part.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file of UTF-8, whole or not at all."""
+    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
 def read_map(path: Path, expected: str) -> dict[Any, Any]:
     """A map in a YAML or JSON file.
 

@@ -15,7 +15,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rsuper_train.files import write_atomically
+from rsuper_train.files import write_text
 from rsuper_train.reports.masks import LabelSet
 
 VERSION = 1
@@ -124,8 +124,7 @@ class Manifest(_Model):
         return LabelSet(self.label_set_name, self.label_set, self.label_places)
 
     def write(self, folder: Path) -> None:
-        text = self.model_dump_json(indent=1)
-        write_atomically(folder / MANIFEST, lambda part: part.write_text(text, encoding="utf-8"))
+        write_text(folder / MANIFEST, self.model_dump_json(indent=1))
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -32,7 +32,7 @@ from rich.progress import Progress
 
 from rsuper_train.checkpoint import checkpoint_provenance, load_manifest, load_network
 from rsuper_train.config import Config, parse_config
-from rsuper_train.files import write_atomically
+from rsuper_train.files import write_atomically, write_text
 from rsuper_train.gating import Part, around, drop_small, near, organs_of
 from rsuper_train.grids import to_source_grid
 from rsuper_train.inputs import network_input
@@ -231,8 +231,7 @@ def predict_case(predictor: Predictor, files: CaseFiles, out: Path) -> dict[str,
         "channels": channels,
         "notes": notes,
     }
-    text = json.dumps(prediction, indent=1)
-    write_atomically(out / PREDICTION, lambda part: part.write_text(text, encoding="utf-8"))
+    write_text(out / PREDICTION, json.dumps(prediction, indent=1))
     return prediction
 
 

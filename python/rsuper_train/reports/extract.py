@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import csv
 import multiprocessing
 import os
 from collections import Counter
@@ -15,10 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from rsuper_train.files import write_atomically
 from rsuper_train.reports.inputs import Document
 from rsuper_train.reports.schema import NO_ANSWER, NO_TEXT, Report, hash_text
-from rsuper_train.reports.table import as_cell
+from rsuper_train.reports.table import write_csv
 from rsuper_train.reports.vocabulary import load_vocabulary
 
 if TYPE_CHECKING:
@@ -100,14 +98,8 @@ def join(first: Iterable[Report], second: Iterable[Report]) -> tuple[list[Report
 
 def write_review(found: Sequence[Disagreement], path: Path) -> None:
     """The disagreements as CSV, for a person to go through: report_id, kind, first, second."""
-
-    def write(part: Path) -> None:
-        with part.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(("report_id", "kind", "first", "second"))
-            writer.writerows(map(as_cell, (item.report_id, item.kind, item.first, item.second)) for item in found)
-
-    write_atomically(path, write)
+    rows = ((item.report_id, item.kind, item.first, item.second) for item in found)
+    write_csv(path, ("report_id", "kind", "first", "second"), rows)
 
 
 def summary(reports: Sequence[Report], rows: int) -> str:

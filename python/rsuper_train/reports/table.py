@@ -6,7 +6,7 @@ from __future__ import annotations
 import csv
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -144,6 +144,16 @@ def _tumour_cells(tumour: Tumour) -> dict[str, Any]:
         "start": tumour.start,
         "end": tumour.end,
     }
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Write a text table for people and their spreadsheets, whole or not at all."""
+
+    def write(part: Path) -> None:
+        with part.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([columns, *(map(as_cell, row) for row in rows)])
+
+    write_atomically(path, write)
 
 
 def _write_text(rows: Iterator[dict[str, Any]], delimiter: str, path: Path) -> int:

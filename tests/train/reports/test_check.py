@@ -352,7 +352,7 @@ def test_lists(tmp_path):
     as_json, as_csv = write_lists(tmp_path / "page.html", problems)
     assert [Problem(**row) for row in json.loads(as_json.read_text())] == problems
     rows = list(csv.DictReader(as_csv.open(newline="")))
-    assert [(row["case"], row["tumour"], row["message"]) for row in rows] == [("a", "0", message), ("b", "", "-")]
+    assert [(row["case"], row["tumour"], row["message"]) for row in rows] == [("a", "0", message), ("b", "", "'-")]
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])

@@ -3,21 +3,21 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 from markupsafe import Markup
 
-from rsuper_train.files import write_atomically
+from rsuper_train import pages
+from rsuper_train.files import write_text
 from rsuper_train.reports.check import charts
 from rsuper_train.reports.check.measures import Piece, highlight
 from rsuper_train.reports.check.problems import KINDS, Problem
 from rsuper_train.reports.schema import Report, Tumour
+from rsuper_train.reports.table import write_csv
 from rsuper_train.reports.vocabulary import Vocabulary
 
 SHOWN = 200
@@ -67,14 +67,9 @@ def write_page(
 ) -> None:
     """Write the page about the table called `name`; it needs nothing but itself."""
     tumours = [tumour for report in reports for tumour in report.tumours]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("rsuper_train.reports.check", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    text = environment.get_template("page.html.j2").render(
+    pages.write(
+        path,
+        "reports/check/page.html.j2",
         name=name,
         facts=_facts(reports, tumours),
         errors=sum(problem.severity == "error" for problem in problems),
@@ -86,7 +81,6 @@ def write_page(
         diameters_chart=Markup(charts.diameters_chart(tumours)),
         attenuation_chart=Markup(charts.attenuation_chart(tumours)),
     )
-    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def list_path(page: Path, suffix: str) -> Path:
@@ -97,17 +91,10 @@ def list_path(page: Path, suffix: str) -> Path:
 def write_lists(page: Path, problems: Sequence[Problem]) -> tuple[Path, Path]:
     """Write all problems beside the page, as JSON and as CSV; returns the two paths."""
     rows = [{name: getattr(problem, name) for name in COLUMNS} for problem in problems]
-
-    def write_csv(part: Path) -> None:
-        with part.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-
     as_json, as_csv = list_path(page, "json"), list_path(page, "csv")
     text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(as_json, lambda part: part.write_text(text, encoding="utf-8"))
-    write_atomically(as_csv, write_csv)
+    write_text(as_json, text)
+    write_csv(as_csv, COLUMNS, (row.values() for row in rows))
     return as_json, as_csv
 
 
