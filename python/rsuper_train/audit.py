@@ -21,7 +21,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 from rich.console import Console
@@ -35,9 +34,10 @@ from rsuper_train.audit_sites import NotScored, Site, SiteReader
 from rsuper_train.cases import ALL_LESIONS
 from rsuper_train.checkpoint import checkpoint_provenance
 from rsuper_train.files import write_atomically
-from rsuper_train.grids import grid_of, resample, to_axes
+from rsuper_train.grids import resample
 from rsuper_train.layout import first_line
 from rsuper_train.manifest import CASES, CaseRecord, read_manifest
+from rsuper_train.nifti import Image
 from rsuper_train.predict import PROBABILITIES, Predictor, load_prediction
 from rsuper_train.reports.findings import Unmentioned
 from rsuper_train.reports.schema import Report
@@ -176,12 +176,10 @@ def folder_source(network: Source, folder: Path) -> Source:
     """Predictions of the same network that `rsuper predict` wrote to a folder, on the grid of the prepared cases."""
 
     def probability(record: CaseRecord, channel: str) -> np.ndarray:
-        image = nib.load(path := folder / record.id / PROBABILITIES / f"{channel}.nii.gz")
+        image = Image(path := folder / record.id / PROBABILITIES / f"{channel}.nii.gz")
         if image.shape != record.source.shape:
             raise ValueError(f"{path}: expected the CT's shape, {record.source.shape}, got {image.shape}")
-        volume = to_axes(np.asarray(image.dataobj, np.float32), image.affine)
-        d, h, w = grid_of(record.source.shape, image.affine).spacing
-        return resample(volume, (d, h, w), record.spacing, record.shape, 1)
+        return resample(image.read(np.float32), image.grid.spacing, record.spacing, record.shape, 1)
 
     def probabilities(record: CaseRecord, ct: np.ndarray, labels: np.ndarray) -> np.ndarray:
         return np.stack([probability(record, channel) for channel in network.channels])

@@ -13,16 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import nibabel as nib
 import numpy as np
 
 from rsuper_train import metrics
 from rsuper_train.files import read_map
-from rsuper_train.grids import grid_of, to_axes
-from rsuper_train.layout import CaseFiles, Grid, find_cases, first_line, list_cases, read_grid
+from rsuper_train.layout import CaseFiles, find_cases, first_line, list_cases
 from rsuper_train.metrics import MaskScore, OperatingPoint, Truth
+from rsuper_train.nifti import Image
 from rsuper_train.reports.schema import Report
 from rsuper_train.reports.vocabulary import Vocabulary, load_vocabulary
 
@@ -132,36 +131,22 @@ def report_truth(report: Report, channel: str, vocabulary: Vocabulary) -> Truth 
     return Truth("report", False, 0, 0.0)
 
 
-def read_volume(path: Path, dtype: type | None = None) -> tuple[np.ndarray, Grid]:
-    """A NIfTI file as (D, H, W), and its grid; ValueError names the file that cannot be read."""
-    try:
-        image: Any = nib.load(path)
-        w, h, d = read_grid(image).shape
-        values = np.asanyarray(image.dataobj, dtype=dtype).reshape(w, h, d)
-        return to_axes(values, image.affine), grid_of((w, h, d), image.affine)
-    except Exception as error:  # nibabel raises what its readers happen to meet
-        raise ValueError(f"{path}: {first_line(error)}") from error
-
-
 def load(job: Job) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, tuple[float, ...]]:
     """Predicted mask, probabilities, true mask if any, all (D, H, W), and spacing; ValueError if their grids differ."""
-    mask, grid = read_volume(job.prediction / f"{job.channel}{SUFFIX}")
+    image = Image(job.prediction / f"{job.channel}{SUFFIX}")
+    predicted, spacing = image.read() > 0.5, image.grid.spacing
 
-    def on_grid(path: Path, dtype: type | None = None) -> np.ndarray:
-        values, own = read_volume(path, dtype)
-        if not grid.is_same(own):
-            raise ValueError(f"{path}: {own}; the prediction has {grid}")
-        return values
+    def read(path: Path, dtype: type | None = None) -> np.ndarray:
+        return Image(path, image.grid, "the prediction").read(dtype)
 
-    predicted = mask > 0.5
     path = job.prediction / "probabilities" / f"{job.channel}{SUFFIX}"
-    probability = on_grid(path, np.float32) if path.is_file() else predicted.astype(np.float32)
+    probability = read(path, np.float32) if path.is_file() else predicted.astype(np.float32)
     if not np.isfinite(probability.max()):
         raise ValueError(f"{path}: not all voxels are numbers")
-    truths = [on_grid(path) > 0.5 for path in job.masks]
+    truths = [read(path) > 0.5 for path in job.masks]
     if job.recut:
-        predicted = metrics.segment(probability, grid.spacing, job.point)
-    return predicted, probability, np.logical_or.reduce(truths) if truths else None, grid.spacing
+        predicted = metrics.segment(probability, spacing, job.point)
+    return predicted, probability, np.logical_or.reduce(truths) if truths else None, spacing
 
 
 def or_reason(function: Callable[[Job], Result]) -> Callable[[Job], Result | str]:

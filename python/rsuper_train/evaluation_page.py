@@ -16,8 +16,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from rsuper_train import metrics, pages
-from rsuper_train.evaluation_cases import Row, load, read_volume
+from rsuper_train.evaluation_cases import Row, load
 from rsuper_train.layout import first_line
+from rsuper_train.nifti import Image
 from rsuper_train.pictures import PREDICTION, TRUTH, Layer, draw_slice
 
 SHOWN = 3
@@ -138,7 +139,7 @@ def _picture(row: Row) -> tuple[Row, str, str]:
         return row, "", "no CT beside the truth; --data names their folder"
     try:
         predicted, _, truth, spacing = load(row.job)
-        ct, _ = read_volume(row.job.ct)
+        ct = Image(row.job.ct).read()
         if truth is None or ct.shape != truth.shape:
             raise ValueError(f"{row.job.ct}: not on the grid of the prediction")
     except ValueError as error:

@@ -1,49 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the grid of a file to that of prepared arrays, (D, H, W), and back: axes, spacing, resampling.
-
-Axes are exchanged and mirrored, never turned: where a CT lies oblique, its voxels stay as they are, so lengths and
-volumes are right, and the axes are the nearest ones of the patient.
-"""
+"""From the spacing of a file to that of prepared arrays, (D, H, W), and back."""
 
 from __future__ import annotations
 
-import nibabel as nib
 import numpy as np
-from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 from scipy.sparse import csr_array
 
-from rsuper_train.layout import Grid
 from rsuper_train.manifest import CaseRecord, Spacing, Voxels
+from rsuper_train.nifti import from_axes, grid_of
 
 SAME = 0.1
 """Voxels by which two grids may differ at the far end of a volume without being resampled."""
-
-
-def to_axes(volume: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """A view (D, H, W) of a volume as it lies in a file."""
-    return apply_orientation(volume, nib.io_orientation(affine)).transpose(2, 1, 0)
-
-
-def from_axes(volume: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """The inverse of `to_axes`: a view with the axes of the file."""
-    back = ornt_transform(axcodes2ornt("RAS"), nib.io_orientation(affine))
-    return apply_orientation(volume.transpose(2, 1, 0), back)
-
-
-def grid_of(shape: Voxels, affine: np.ndarray) -> Grid:
-    """The grid (D, H, W) of a file of this shape.
-
-    Spacing is the length of a voxel's edges; along D it is the distance of the slices, which is less where the gantry
-    was tilted, so that the product is the volume of a voxel.
-    """
-    orientation = nib.io_orientation(affine)
-    turned = affine @ inv_ornt_aff(orientation, shape)
-    w, h, _ = np.linalg.norm(turned[:3, :3], axis=0)
-    d = abs(np.linalg.det(turned[:3, :3])) / (w * h)
-    # without the noise of 32 bits
-    spacing = (round(float(d), 6), round(float(h), 6), round(float(w), 6))
-    x, y, z = (int(shape[axis]) for axis in np.argsort(orientation[:, 0]))
-    return Grid((z, y, x), spacing, turned[:, [2, 1, 0, 3]])
 
 
 def shape_at(shape: Voxels, spacing: Spacing, target: Spacing) -> Voxels:

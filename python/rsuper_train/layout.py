@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A user's folder of cases: which files there are, and on which grid a volume lies.
+"""A user's folder of cases: which files there are.
 
     <case>/ct.nii.gz
     <case>/segmentations/<class>.nii.gz    one mask a class; the folder may be called predictions, too
@@ -14,14 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-
-import nibabel as nib
-import numpy as np
-from nibabel.spatialimages import SpatialImage
-
-from rsuper_train.manifest import Spacing, Voxels
 
 SUFFIXES = (".nii.gz", ".nii")
 MASK_FOLDERS = ("segmentations", "predictions")
@@ -29,6 +22,10 @@ LABEL_MAPS = ("labels", "segmentation")
 LESION_FOLDER = "lesions"
 LESION = "lesion"
 """How names of lesion channels end."""
+
+
+class CaseError(ValueError):
+    """A case cannot be read; the message is one sentence that names the file."""
 
 
 @dataclass(frozen=True)
@@ -57,46 +54,6 @@ class CaseFiles:
         if self.label_map is None:
             yield from self.organs.values()
         yield from self.lesions.values()
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Voxels along each axis, mm between them, and where they lie in the patient (RAS+)."""
-
-    shape: Voxels
-    spacing: Spacing
-    affine: np.ndarray
-
-    @cached_property
-    def corners(self) -> np.ndarray:
-        """mm of the eight outermost voxels, (8, 3)."""
-        corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)]) * [*(n - 1 for n in self.shape), 1]
-        return (corners @ self.affine.T)[:, :3]
-
-    def is_same(self, other: Grid) -> bool:
-        """Whether no corner of the volume is displaced by more than a voxel."""
-        if self.shape != other.shape:
-            return False
-        moved = np.linalg.norm(self.corners - other.corners, axis=1)
-        return bool((moved <= max(self.spacing)).all())
-
-    def __str__(self) -> str:
-        voxels, spacing = " x ".join(map(str, self.shape)), " x ".join(f"{step:.3g}" for step in self.spacing)
-        origin = ", ".join(f"{mm:.0f}" for mm in self.affine[:3, 3])
-        return f"{voxels} voxels of {spacing} mm, {''.join(map(str, nib.aff2axcodes(self.affine)))} from ({origin})"
-
-
-def read_grid(image: SpatialImage) -> Grid:
-    """The grid of an image by its header.
-
-    Raises:
-        ValueError: fewer than three axes, or a spacing that is not positive.
-    """
-    shape, spacing = image.header.get_data_shape()[:3], tuple(map(float, image.header.get_zooms()[:3]))
-    if len(shape) < 3 or min(shape) < 1 or not all(np.isfinite(spacing)) or min(spacing) <= 0:
-        raise ValueError(f"expected three axes of positive spacing, got shape {shape}, spacing {spacing}")
-    (x, y, z), (sx, sy, sz) = shape, spacing
-    return Grid((x, y, z), (sx, sy, sz), image.affine)
 
 
 def list_cases(folder: Path) -> dict[str, Path]:

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 import threading
@@ -22,7 +21,6 @@ from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
@@ -30,16 +28,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
+from rsuper_train import nifti
 from rsuper_train.checkpoint import checkpoint_provenance, load_manifest, load_network
 from rsuper_train.config import Config, parse_config
-from rsuper_train.files import write_atomically, write_text
+from rsuper_train.files import write_text
 from rsuper_train.gating import Part, around, drop_small, near, organs_of
 from rsuper_train.grids import to_source_grid
 from rsuper_train.inputs import network_input
-from rsuper_train.layout import LESION, CaseFiles, find_cases, first_line
+from rsuper_train.layout import LESION, CaseError, CaseFiles, find_cases, first_line
 from rsuper_train.manifest import CaseRecord, Manifest
 from rsuper_train.networks import heads
-from rsuper_train.read import CaseError, Options, Volume, read_case, stamps
+from rsuper_train.read import Options, Volume, read_case, stamps
 
 PREDICTION = "prediction.json"
 PROBABILITIES = "probabilities"
@@ -214,10 +213,10 @@ def predict_case(predictor: Predictor, files: CaseFiles, out: Path) -> dict[str,
         probabilities = to_source_grid(probabilities, volume.record, 1)
         mask = probabilities >= predictor.options.threshold
         drop_small(mask, predictor.options.smallest / voxel)
-        _write(out / f"{name}.nii.gz", mask.view(np.uint8), affine)
+        nifti.write(out / f"{name}.nii.gz", mask.view(np.uint8), affine)
         probabilities *= 255
         scaled = np.rint(probabilities, out=probabilities).astype(np.uint8)
-        _write(out / PROBABILITIES / f"{name}.nii.gz", scaled, affine, 1 / 255)
+        nifti.write(out / PROBABILITIES / f"{name}.nii.gz", scaled, affine, 1 / 255)
         channels[name] = {"max_probability": highest, "volume_mm3": float(mask.sum()) * voxel}
     prediction = {
         "case": files.id,
@@ -370,16 +369,3 @@ def _gated(predictor: Predictor, volume: Volume, notes: list[str]) -> Iterator[t
             result[:] = 0
             result[kept] = within
         yield name, result
-
-
-def _write(path: Path, values: np.ndarray, affine: np.ndarray, slope: float = 1.0) -> None:
-    """A NIfTI file that depends on nothing but these arguments."""
-    image = nib.Nifti1Image(values, affine)
-    image.header.set_xyzt_units("mm")
-    image.header.set_slope_inter(slope, 0)
-
-    def _fill(part: Path) -> None:
-        with part.open("wb") as raw, gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as stream:
-            image.to_stream(stream)
-
-    write_atomically(path, _fill)

@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rsuper_train.layout import CaseFiles, find_cases
+from rsuper_train.layout import CaseError, CaseFiles, find_cases
 from rsuper_train.manifest import CASES, MANIFEST, CaseRecord, Intensity, Manifest
 from rsuper_train.processes import each_case
-from rsuper_train.read import CaseError, Options, Volume, read_case, stamps
+from rsuper_train.read import Options, Volume, read_case, stamps
 from rsuper_train.store import SUFFIX, write_volume
 
 CASE = "case.json"

@@ -4,31 +4,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
-from nibabel.openers import ImageOpener
 from scipy.ndimage import find_objects
 
-from rsuper_train.grids import grid_of, resample, shape_at, to_axes
-from rsuper_train.layout import CaseFiles, Grid, first_line
+from rsuper_train.grids import resample, shape_at
+from rsuper_train.layout import CaseError, CaseFiles
 from rsuper_train.manifest import CaseRecord, Extent, Source, Spacing, Voxels
+from rsuper_train.nifti import PLAUSIBLE, Grid, Image, naming
 from rsuper_train.reports.masks import LabelSet
 
-PLAUSIBLE = (0.05, 50.0)
-"""mm between voxels that a CT may have."""
 ODD_ANGLE = 2.0
 """Degrees between an axis and the patient's from which a note says so."""
 MOST_LESIONS = 32
-
-
-class CaseError(ValueError):
-    """A case cannot be read; the message is one sentence that names the file."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +83,11 @@ def read_case(files: CaseFiles, options: Options) -> Volume:
     """
     if files.ct is None:
         raise CaseError(f"{files.folder}: expected ct.nii.gz")
-    notes: list[str] = []
-    with _naming(files.folder):
+    with naming(files.folder):
         read = stamps(files)
-    with _naming(files.ct):
-        image = _Image(files.ct, notes)
-        ct = _read_ct(image, options.clip, notes)
-    grid = image.grid
+    image = Image(files.ct)
+    grid, notes = image.grid, image.notes
+    ct = _read_ct(image, options.clip)
     spacing = options.spacing or grid.spacing
     shape = shape_at(grid.shape, grid.spacing, spacing)
     ct = resample(ct, grid.spacing, spacing, shape, order=1)
@@ -108,8 +96,7 @@ def read_case(files: CaseFiles, options: Options) -> Volume:
     extents = {}
     for bit, channel in enumerate(options.channels):
         if channel in files.lesions:
-            with _naming(files.lesions[channel]):
-                mask = _read_lesion(files.lesions[channel], grid, spacing, shape)
+            mask = _read_lesion(files.lesions[channel], grid, spacing, shape)
             lesions |= mask.astype(lesions.dtype) << bit
             extents[channel] = _extents(ct, mask.view(np.uint8)).get(1, Extent(voxels=0))
     record = CaseRecord(
@@ -130,68 +117,10 @@ def stamps(files: CaseFiles) -> dict[str, tuple[int, int]]:
     return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in found.items()}
 
 
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Whatever nibabel meets in a file becomes a sentence with the file's name."""
-    try:
-        yield
-    except Exception as error:
-        raise CaseError(f"{path}: {first_line(error)}") from error
-
-
-class _Image:
-    """A file with one volume, its header checked, its voxels not read yet."""
-
-    def __init__(self, path: Path, notes: list[str], like: Grid | None = None) -> None:
-        self.file: Any = nib.load(path)
-        shape = self.file.shape
-        if len(shape) < 3 or min(shape) < 1 or np.prod(shape[3:]) != 1:
-            raise ValueError(f"expected one volume of three axes, got {' x '.join(map(str, shape))}")
-        if len(shape) > 3:
-            notes.append(f"{path.name}: {len(shape)} axes, taken as the one volume that they hold")
-        self.shape: Voxels = shape[:3]
-        self.affine = _affine(self.file.header, path, notes)
-        self.grid = grid_of(self.shape, self.affine)
-        if not PLAUSIBLE[0] <= min(self.grid.spacing) <= max(self.grid.spacing) <= PLAUSIBLE[1]:
-            raise ValueError(f"expected a spacing of {PLAUSIBLE[0]} to {PLAUSIBLE[1]} mm, got {self.grid}")
-        if like and not self.grid.is_same(like):
-            raise ValueError(f"expected the grid of the CT, {like}; got {self.grid}")
-
-    def planes(self) -> Iterator[np.ndarray]:
-        """The planes (H, W) along D, of the type that is stored where the header does not scale it."""
-        voxels = np.asarray(self.file.dataobj.get_unscaled())
-        if voxels.dtype.kind not in "biuf":
-            raise ValueError(f"expected one number a voxel, got {voxels.dtype}")
-        slope, intercept = float(self.file.dataobj.slope), float(self.file.dataobj.inter)
-        for plane in to_axes(voxels.reshape(self.shape), self.affine):
-            yield plane if (slope, intercept) == (1.0, 0.0) else plane.astype(np.float32) * slope + intercept
-
-
-def _affine(header: Any, path: Path, notes: list[str]) -> np.ndarray:
-    """The header's sform, else its qform, else its spacing in nibabel's default orientation."""
-    coded = False
-    for form_of in (header.get_sform, header.get_qform):
-        form, code = form_of(coded=True)
-        if code and np.isfinite(form).all() and abs(np.linalg.det(form[:3, :3])) > 1e-9:
-            if coded:
-                notes.append(f"{path.name}: the sform in the header is unusable, its qform is taken")
-            return np.asarray(form, float)
-        coded = coded or bool(code)
-    if coded:
-        raise ValueError("the affine in the header cannot be inverted, or holds values that are not numbers")
-    with ImageOpener(path) as file:
-        # as written: nibabel puts 1 mm where there is 0
-        spacing = type(header)(file.read(header.sizeof_hdr), check=False)["pixdim"][1:4]
-    if not (np.isfinite(spacing) & (spacing != 0)).all():
-        raise ValueError(f"the header has neither an affine nor a spacing: pixdim {spacing.tolist()}")
-    notes.append(f"{path.name}: the header has no orientation: left and right are a guess")
-    return np.asarray(header.get_base_affine(), float)
-
-
-def _read_ct(image: _Image, clip: tuple[int, int], notes: list[str]) -> np.ndarray:
+def _read_ct(image: Image, clip: tuple[int, int]) -> np.ndarray:
     axes = np.diag(image.grid.affine[2::-1]) / np.linalg.norm(image.grid.affine[:3, :3], axis=0)
     if (turn := np.degrees(np.arccos(axes.clip(-1, 1))).max()) > ODD_ANGLE:
-        notes.append(f"ct: axes up to {turn:.0f} degrees from the patient's; its voxels are kept as they lie")
+        image.notes.append(f"ct: axes up to {turn:.0f} degrees from the patient's; its voxels are kept as they lie")
     ct = np.empty(image.grid.shape, np.int16)
     unknown, lowest = 0, np.inf
     for stored, plane in zip(image.planes(), ct, strict=True):
@@ -202,9 +131,9 @@ def _read_ct(image: _Image, clip: tuple[int, int], notes: list[str]) -> np.ndarr
         values[missing] = clip[0]
         plane[:] = np.rint(values.clip(*clip))
     if unknown:
-        notes.append(f"ct: {unknown} voxels are not numbers, taken as {clip[0]} HU")
+        image.notes.append(f"ct: {unknown} voxels are not numbers, taken as {clip[0]} HU")
     if lowest >= 0:
-        notes.append(f"ct: the lowest value is {lowest:.0f}; is it in HU, or is an offset of -1024 missing?")
+        image.notes.append(f"ct: the lowest value is {lowest:.0f}; is it in HU, or is an offset of -1024 missing?")
     return ct
 
 
@@ -212,31 +141,28 @@ def _read_labels(files: CaseFiles, grid: Grid, label_set: LabelSet, notes: list[
     ids = label_set.ids
     labels = np.zeros(grid.shape, np.min_scalar_type(max(ids.values())))
     if files.label_map is not None:
-        with _naming(files.label_map):
-            strange = _copy_ids(_Image(files.label_map, [], grid), set(ids.values()), labels)
-        if strange:
+        if strange := _copy_ids(Image(files.label_map, grid), set(ids.values()), labels):
             shown = ", ".join(map(str, sorted(strange)[:10]))
             notes.append(f"{files.label_map.name}: ids that label set {label_set.name} does not have: {shown}")
         return labels
     known = files.organs.keys() & ids.keys()
     # a part's name begins with that of the whole
     for name in sorted(known, key=lambda name: (sum(name.startswith(f"{whole}_") for whole in ids), ids[name])):
-        with _naming(files.organs[name]):
-            for values, plane in zip(_Image(files.organs[name], [], grid).planes(), labels, strict=True):
-                np.putmask(plane, values > 0.5, ids[name])
+        for values, plane in zip(Image(files.organs[name], grid).planes(), labels, strict=True):
+            np.putmask(plane, values > 0.5, ids[name])
     if others := sorted(files.organs.keys() - known):
         notes.append(f"masks that label set {label_set.name} does not have: {', '.join(others)}")
     return labels
 
 
-def _copy_ids(image: _Image, known: set[int], labels: np.ndarray) -> set[int]:
+def _copy_ids(image: Image, known: set[int], labels: np.ndarray) -> set[int]:
     """Fill `labels` with a label map; returns its ids that are not known, which become background."""
     table = np.zeros(max(known) + 1, labels.dtype)
     table[list(known)] = list(known)
     strange: set[int] = set()
     for values, plane in zip(image.planes(), labels, strict=True):
         if values.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):
-            raise ValueError("expected whole numbers, the ids of labels; got others, too")
+            raise CaseError(f"{image.path}: expected whole numbers, the ids of labels; got others, too")
         ids = values.astype(np.int64)
         plane[:] = table[np.where((ids < 0) | (ids >= len(table)), 0, ids)]
         strange |= set(np.unique(ids[plane != ids]).tolist())
@@ -248,7 +174,7 @@ def _read_lesion(path: Path, grid: Grid, spacing: Spacing, shape: Voxels) -> np.
 
     A cut at one half would take a seventh of the volume from a lesion of 5 mm, at 1 mm to 1.5 mm.
     """
-    mask = np.stack([plane > 0.5 for plane in _Image(path, [], grid).planes()])
+    mask = np.stack([plane > 0.5 for plane in Image(path, grid).planes()])
     if (shares := resample(mask, grid.spacing, spacing, shape, order=1)) is mask:
         return mask
     touched = shares[shares > 0]

@@ -149,7 +149,7 @@ def test_what_cannot_be_judged_is_named(cohort, tmp_path):
     result = evaluate(cohort / "predictions", cohort / "truth", tmp_path / "out")
     problems = {problem.case: problem.message for problem in result["problems"]}
     assert set(problems) == {"a", "b", "c", "e", "1 cases"}
-    assert "the prediction has" in problems["a"]
+    assert "expected the grid of the prediction" in problems["a"]
     assert "lesions/liver_lesion.nii.gz" in problems["b"]
     assert "rsuper predict" in problems["c"]
     assert "not all voxels are numbers" in problems["e"]

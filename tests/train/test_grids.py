@@ -12,8 +12,9 @@ pytest.importorskip("nibabel")
 
 import nibabel as nib
 
-from rsuper_train.grids import grid_of, resample, shape_at, to_axes, to_source_grid
+from rsuper_train.grids import resample, shape_at, to_source_grid
 from rsuper_train.manifest import CaseRecord, Source
+from rsuper_train.nifti import grid_of, to_axes
 
 AXES = ("LR", "PA", "IS")
 CODES = ["".join(code) for axes in itertools.permutations(AXES) for code in itertools.product(*axes)]

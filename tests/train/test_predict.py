@@ -24,7 +24,7 @@ from scipy import ndimage
 from torch import nn
 from typer.testing import CliRunner
 
-from rsuper_train import predict as prediction
+from rsuper_train import nifti
 from rsuper_train.checkpoint import FOLDER, LAST, save
 from rsuper_train.cli import app
 from rsuper_train.config import parse_config
@@ -357,13 +357,13 @@ def test_an_output_that_cannot_be_written_ends_the_run(tmp_path: Path) -> None:
 
 def slow_predict(run: Path, data: Path, out: Path) -> None:
     """`predict` that takes its time over each file."""
-    write = prediction._write
+    write = nifti.write
 
     def write_slowly(path: Path, *others: Any) -> None:
         write(path, *others)
         time.sleep(0.02)
 
-    prediction._write = write_slowly
+    nifti.write = write_slowly
     predict([run], data, out)
 
 

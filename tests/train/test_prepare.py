@@ -22,10 +22,10 @@ from typer.testing import CliRunner
 from rsuper_train import prepare as prepare_module
 from rsuper_train.cli import app
 from rsuper_train.grids import to_source_grid
-from rsuper_train.layout import case_files
+from rsuper_train.layout import CaseError, case_files
 from rsuper_train.manifest import CASES, read_manifest
 from rsuper_train.prepare import prepare
-from rsuper_train.read import CaseError, Options, read_case
+from rsuper_train.read import Options, read_case
 from rsuper_train.reports.masks import LabelSet
 from rsuper_train.store import open_volume
 

@@ -225,7 +225,11 @@ def test_folder(data, workers):
 
 @pytest.mark.parametrize(
     ("shape", "spacing", "message"),
-    [((4, 4, 4), SPACING, "4 x 4 x 4 voxels"), (SHAPE, (-2.0, 2.0, 5.0), "LAS"), (SHAPE, (2.0, 2.0, 4.0), "x 4 mm")],
+    [
+        ((4, 4, 4), SPACING, "4 x 4 x 4 voxels"),
+        (SHAPE, (-2.0, 2.0, 5.0), "from (-78, 0, 0)"),
+        (SHAPE, (2.0, 2.0, 4.0), "x 4 mm"),
+    ],
     ids=["shape", "flipped", "spacing"],
 )
 def test_masks_off_the_grid(data, shape, spacing, message):

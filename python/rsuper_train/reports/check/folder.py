@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 
-from rsuper_train.layout import CaseFiles, Grid, case_files, first_line, read_grid
+from rsuper_train.layout import CaseError, CaseFiles, case_files
+from rsuper_train.nifti import Grid, Image, OtherGrid
 from rsuper_train.processes import each_case
 from rsuper_train.reports.check.problems import Extent, measure_mask
 
@@ -60,9 +60,9 @@ def measure_case(request: Request) -> Measured:
         found.troubles.append(("no CT", f"{request.folder}: expected ct.nii.gz"))
         return found
     try:
-        grid = read_grid(nib.load(files.ct))
-    except Exception as error:  # nibabel raises what its readers happen to meet
-        found.troubles.append(("unreadable", f"{files.ct}: {first_line(error)}"))
+        grid = Image(files.ct).grid
+    except CaseError as error:
+        found.troubles.append(("unreadable", str(error)))
         return found
     found.field_of_view = tuple(n * s for n, s in zip(grid.shape, grid.spacing, strict=True))
     if request.organs:
@@ -98,11 +98,7 @@ def _union_of_files(files: CaseFiles, classes: frozenset[str], grid: Grid, found
 def _read(path: Path, grid: Grid, found: Measured) -> np.ndarray | None:
     """Voxels of a mask or label map; None, and a trouble, where they cannot be had."""
     try:
-        image = nib.load(path)
-        if not grid.is_same(own := read_grid(image)):
-            found.troubles.append(("grids differ", f"{path}: {own}; the CT has {grid}"))
-            return None
-        return np.asarray(image.dataobj).reshape(grid.shape)
-    except Exception as error:  # as above
-        found.troubles.append(("unreadable", f"{path}: {first_line(error)}"))
+        return Image(path, grid).read()
+    except CaseError as error:
+        found.troubles.append(("grids differ" if isinstance(error, OtherGrid) else "unreadable", str(error)))
         return None
