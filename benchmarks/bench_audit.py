@@ -12,11 +12,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from rsuper_train.audit import Source, run_audit
+from rsuper_train.audit import run_audit
 from rsuper_train.audit_scores import score_site, view
 from rsuper_train.audit_sites import Site
 from rsuper_train.reports.schema import Report, Tumour
-from tests.train.prepared import IDS, PreparedCase, write_prepared
+from tests.train.prepared import IDS, FakePredictor, PreparedCase, write_prepared
 
 CASES = 40
 EDGE = 66
@@ -40,8 +40,8 @@ def sites(tmp_path_factory) -> list[Site]:
         tumour = Tumour(organ="liver", subsegments=("segment 5",), diameters=(2 * radius,), attenuation="hypo")
         reports.append(Report(id=id, tumours=(tumour,)))
     write_prepared(folder / "prepared", cases)
-    source = Source(("liver_lesion",), lambda record, ct, labels: probabilities[record.id], lambda id: "network")
-    result = run_audit(folder / "prepared", reports, source, folder, Console(quiet=True))
+    predictor = FakePredictor(("liver_lesion",), probabilities)
+    result = run_audit(folder / "prepared", reports, predictor, folder, Console(quiet=True))
     found = [score.site for case in result.ranked for score in case.sites]
     assert view(found[0]).ct.shape == SHAPE
     return found

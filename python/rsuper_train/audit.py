@@ -10,10 +10,9 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -32,16 +31,12 @@ from rsuper_kernels import PAPER
 from rsuper_train.audit_scores import SCORES, WEIGHTS, SiteScore, among, score_site
 from rsuper_train.audit_sites import NotScored, Site, SiteReader
 from rsuper_train.cases import ALL_LESIONS
-from rsuper_train.checkpoint import checkpoint_provenance
-from rsuper_train.files import write_atomically
-from rsuper_train.grids import resample
+from rsuper_train.files import write_atomically, write_text
 from rsuper_train.layout import first_line
 from rsuper_train.manifest import CASES, CaseRecord, read_manifest
-from rsuper_train.nifti import Image
-from rsuper_train.predict import PROBABILITIES, Predictor, load_prediction
-from rsuper_train.reports.findings import Unmentioned
+from rsuper_train.predict import Predictor, identity
 from rsuper_train.reports.schema import Report
-from rsuper_train.reports.table import as_cell
+from rsuper_train.reports.table import write_csv
 from rsuper_train.store import SUFFIX, open_volume, write_volume
 
 FAINT = 0.02
@@ -50,27 +45,9 @@ COLUMNS = (
     *("rank", "case", "total", "annotated", "place", "kind", "channel", *SCORES, "reported_mm3"),
     *("predicted_mm3", "reported_tumours", "predicted_tumours", "contrast_hu", "reasons"),
 )
+FAILED = "it failed"
 SURROUNDINGS = 40.0
 """mm around what is predicted where the report has no tumour; for pictures."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where predictions come from.
-
-    Args:
-        channels: of the network that are predicted.
-        probabilities: (C, D, H, W) of a case's record, CT and label map; see `predict.Predictor`.
-        key: of a case's id: other predictions have another.
-        threshold: probability from which a voxel is tumour.
-        unmentioned: what is known of organs that a report does not mention.
-    """
-
-    channels: tuple[str, ...]
-    probabilities: Callable[[CaseRecord, np.ndarray, np.ndarray], np.ndarray]
-    key: Callable[[str], str]
-    threshold: float = 0.5
-    unmentioned: Unmentioned = "unknown"
 
 
 @dataclass(frozen=True)
@@ -90,19 +67,19 @@ class CaseScore:
 
 @dataclass(frozen=True)
 class Audit:
-    """Cases by rank; and those that were not scored, with the reason."""
+    """Cases by rank; those that were not scored, with the reason; and which of these should have been."""
 
     ranked: tuple[CaseScore, ...]
     left_out: dict[str, str]
+    failed: tuple[str, ...]
 
 
 def run_audit(
     prepared: Path,
     reports: Sequence[Report],
-    source: Source,
+    predictor: Predictor,
     out: Path,
     console: Console,
-    weights: Mapping[str, float] = WEIGHTS,
     workers: int = 2,
 ) -> Audit:
     """Score every prepared case that has a report; one that fails does not stop the others.
@@ -110,15 +87,14 @@ def run_audit(
     Args:
         prepared: folder that `rsuper prepare` wrote.
         reports: the ids of their cases are theirs.
-        source: of the predictions.
+        predictor: the network.
         out: where crops are cached.
         console: a line a case that fails.
-        weights: of the scores in the total.
         workers: threads that score.
     """
     manifest = read_manifest(prepared)
-    reader = SiteReader(manifest, source.channels, source.unmentioned)
-    score = partial(score_site, threshold=source.threshold)
+    reader = SiteReader(manifest, predictor.channels, predictor.config.data.unmentioned)
+    score = partial(score_site, threshold=predictor.options.threshold)
     known = {report.id for report in reports}
     left_out = {id: "it has no report" for id in manifest.cases if id not in known}
     running: dict[str, Iterator[SiteScore]] = {}
@@ -126,11 +102,12 @@ def run_audit(
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for report in track(reports, "predict", console=console, transient=True):
             with _noted(report.id, left_out, console):
-                running[report.id] = pool.map(score, _cache(reader, report, prepared, source, out))
+                running[report.id] = pool.map(score, _cache(reader, report, prepared, predictor, out))
         for id, scores in track(running.items(), "score", console=console, transient=True):
             with _noted(id, left_out, console):
-                cases.append(_case_score(manifest.cases[id], list(scores), source.channels, weights))
-    return Audit(tuple(sorted(cases, key=lambda case: (-case.total, case.id))), left_out)
+                cases.append(_case_score(manifest.cases[id], list(scores), predictor.channels))
+    failed = tuple(id for id, reason in left_out.items() if reason.startswith(FAILED))
+    return Audit(tuple(sorted(cases, key=lambda case: (-case.total, case.id))), left_out, failed)
 
 
 @contextmanager
@@ -141,66 +118,24 @@ def _noted(id: str, left_out: dict[str, str], console: Console) -> Iterator[None
     except NotScored as reason:
         left_out[id] = str(reason)
     except (OSError, RuntimeError, ValueError) as error:
-        left_out[id] = f"it failed: {first_line(error)}"
+        left_out[id] = f"{FAILED}: {first_line(error)}"
         console.print(f"[red]{escape(id)}[/]: {escape(first_line(error))}", highlight=False, soft_wrap=True)
 
 
-def parse_weights(texts: Sequence[str]) -> dict[str, float]:
-    """The default weights, some of them changed: "count=0.5".
-
-    Raises:
-        ValueError: no such score, or a weight that is not a number of at least 0.
-    """
-    weights = dict(WEIGHTS)
-    for text in texts:
-        name, _, value = text.partition("=")
-        try:
-            weight = float(value)
-        except ValueError:
-            weight = math.nan
-        if name not in weights or not 0 <= weight < math.inf:
-            raise ValueError(f"--weight: expected NAME=NUMBER, NAME one of {', '.join(weights)}, got {text!r}")
-        weights[name] = weight
-    return weights
-
-
-def network_source(run: Path, device: str = "auto") -> Source:
-    """Predictions by the network of a run, made when they are asked for."""
-    predictor = Predictor([run], device)
-    key = repr((checkpoint_provenance(run)["sha256"], predictor.options))
-    threshold, unmentioned = predictor.options.threshold, predictor.config.data.unmentioned
-    return Source(predictor.channels, predictor.probabilities, lambda id: key, threshold, unmentioned)
-
-
-def folder_source(network: Source, folder: Path) -> Source:
-    """Predictions of the same network that `rsuper predict` wrote to a folder, on the grid of the prepared cases."""
-
-    def probability(record: CaseRecord, channel: str) -> np.ndarray:
-        image = Image(path := folder / record.id / PROBABILITIES / f"{channel}.nii.gz")
-        if image.shape != record.source.shape:
-            raise ValueError(f"{path}: expected the CT's shape, {record.source.shape}, got {image.shape}")
-        return resample(image.read(np.float32), image.grid.spacing, record.spacing, record.shape, 1)
-
-    def probabilities(record: CaseRecord, ct: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        return np.stack([probability(record, channel) for channel in network.channels])
-
-    return replace(network, probabilities=probabilities, key=lambda id: repr(load_prediction(folder / id)))
-
-
-def _cache(reader: SiteReader, report: Report, prepared: Path, source: Source, out: Path) -> list[Site]:
+def _cache(reader: SiteReader, report: Report, prepared: Path, predictor: Predictor, out: Path) -> list[Site]:
     """The sites of a report with their crops on disk; the case is predicted if one is not there."""
     record = reader.record(report.id)
     folder = out / "cache" / record.id
-    parts = [source.key(record.id), FAINT, sorted(record.checksums.items()), record.spacing]
+    parts = [identity(predictor.provenance), FAINT, sorted(record.checksums.items()), record.spacing]
     sites = []
     for site in reader.sites(report, record):
-        text = repr([*parts, source.channels[int(site.group.channel)], site.kind, site.group.region, site.reported])
+        text = repr([*parts, predictor.channels[int(site.group.channel)], site.kind, site.group.region, site.reported])
         name = hashlib.sha256(text.encode()).hexdigest()[:16]
         sites.append(replace(site, crop=folder / f"{name}{SUFFIX}"))
     missing = [site for site in sites if not site.crop.is_file()]
     if missing:
         ct, labels = (open_volume(prepared / CASES / record.id / f"{name}{SUFFIX}")[...] for name in ("ct", "labels"))
-        probabilities = source.probabilities(record, ct, labels)
+        probabilities = predictor.probabilities(record, ct, labels)
         if not np.isfinite(probabilities).all():
             raise ValueError("the network's output is not a number")
         for site in missing:
@@ -225,13 +160,11 @@ def _write_crop(site: Site, probability: np.ndarray, ct: np.ndarray, labels: np.
     write_atomically(site.crop, lambda part: write_volume(part, stored))
 
 
-def _case_score(
-    record: CaseRecord, sites: Sequence[SiteScore], channels: Sequence[str], weights: Mapping[str, float]
-) -> CaseScore:
+def _case_score(record: CaseRecord, sites: Sequence[SiteScore], channels: Sequence[str]) -> CaseScore:
     scores: dict[str, float] = {}
     for site in sites:
         scores |= {name: max(score, scores.get(name, 0.0)) for name, score in site.scores.items()}
-    total = sum(weights[name] * score for name, score in scores.items())
+    total = sum(WEIGHTS[name] * score for name, score in scores.items())
     masks = record.lesions.keys() | ({ALL_LESIONS} if record.lesions else set())
     annotated = all(channels[int(site.site.group.channel)] in masks for site in sites)
     return CaseScore(record.id, tuple(sorted(sites, key=lambda s: -s.worst)), scores, total, annotated)
@@ -239,19 +172,15 @@ def _case_score(
 
 def write_lists(result: Audit, channels: Sequence[str], out: Path, count: int) -> None:
     """Write audit.csv, and the ids of the first `count` cases without masks to annotate.txt."""
-
-    def write(part: Path) -> None:
-        with part.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            for rank, case in enumerate(result.ranked, start=1):
-                for score in case.sites:
-                    row = [rank, case.id, case.total, case.annotated, *_cells(score, channels)]
-                    writer.writerow(as_cell(round(x, 4) if isinstance(x, float) else x) for x in row)
-
-    write_atomically(out / "audit.csv", write)
+    rows = (
+        [rank, case.id, case.total, case.annotated, *_cells(score, channels)]
+        for rank, case in enumerate(result.ranked, start=1)
+        for score in case.sites
+    )
+    rounded = ([round(x, 4) if isinstance(x, float) else x for x in row] for row in rows)
+    write_csv(out / "audit.csv", COLUMNS, rounded)
     ids = [case.id for case in result.ranked if not case.annotated][:count]
-    write_atomically(out / "annotate.txt", lambda part: part.write_text("".join(f"{id}\n" for id in ids), "utf-8"))
+    write_text(out / "annotate.txt", "".join(f"{id}\n" for id in ids))
 
 
 def _cells(score: SiteScore, channels: Sequence[str]) -> Iterator[Any]:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,8 @@ from rsuper_train.pictures import BALL, LUNG, PREDICTION, REGION, SOFT_TISSUE, L
 
 LISTED = 200
 """Cases in the table, and ids for each reason of those not scored; the lists beside the page have all."""
+SHOWN = 20
+"""Cases with pictures."""
 SITES = 3
 """Pictures of a case."""
 WIDTH = 7.0
@@ -25,9 +26,7 @@ LUNG_MEDIAN = -300.0
 COLOURS = {"region": REGION, "ball": BALL, "prediction": PREDICTION}
 
 
-def write_page(
-    path: Path, result: Audit, name: str, threshold: float, shown: int = 20, weights: Mapping[str, float] = WEIGHTS
-) -> None:
+def write_page(path: Path, result: Audit, name: str, threshold: float) -> None:
     """Write the page about an audit against the table of reports called `name`; it needs nothing but itself.
 
     Args:
@@ -35,8 +34,6 @@ def write_page(
         result: whose crops are still on disk.
         name: of the table.
         threshold: probability from which a voxel is drawn as tumour.
-        shown: cases with pictures.
-        weights: of the scores in the total.
     """
     left_out: dict[str, list[str]] = {}
     for id, reason in result.left_out.items():
@@ -46,10 +43,10 @@ def write_page(
         "audit.html.j2",
         name=name,
         result=result,
-        cases=[(case, _pictures(case, threshold)) for case in result.ranked[:shown]],
+        cases=[(case, _pictures(case, threshold)) for case in result.ranked[:SHOWN]],
         left_out=left_out,
         scores=SCORES,
-        weights=weights,
+        weights=WEIGHTS,
         listed=LISTED,
         colours=COLOURS,
     )

@@ -79,7 +79,6 @@ def predict(
     smallest: Annotated[float | None, typer.Option(help="mm3 below which a component is dropped.")] = None,
     gate: Annotated[str | None, typer.Option(help="mm around the organ in which lesions are kept; or none.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto: a GPU if there is one.")] = "auto",
-    workers: Annotated[int, typer.Option(help="Cases at a time; one is in the network, others on disk.")] = 1,
     overwrite: Annotated[bool, typer.Option(help="Predict finished cases again.")] = False,
 ) -> None:
     """Predict tumours in CTs; options not given are those of the run. Exit code 1 if a case failed."""
@@ -93,7 +92,7 @@ def predict(
         overrides["gate"] = None
     predictor = Predictor([run, *(also or ())], device, channels.split(",") if channels else None, overrides)
     ids = read_ids(cases) if cases else None
-    if predict_folder(predictor, data, out, Console(), cases=ids, workers=workers, overwrite=overwrite):
+    if predict_folder(predictor, data, out, Console(), cases=ids, overwrite=overwrite):
         raise typer.Exit(1)
 
 
@@ -139,25 +138,23 @@ def audit(
     prepared: Annotated[Path, typer.Argument(help="Folder that `rsuper prepare` wrote.")],
     reports: Annotated[Path, typer.Option(help="Table of tumours, as `rsuper reports extract` writes it.")],
     out: Annotated[Path, typer.Option(help="Folder for page, lists and cached crops.")] = Path("audit"),
-    predictions: Annotated[Path | None, typer.Option(help="Folder of `rsuper predict`, so that none is made.")] = None,
     annotate: Annotated[int, typer.Option(min=0, help="Ids in annotate.txt.")] = 50,
-    shown: Annotated[int, typer.Option(min=0, help="Cases with pictures.")] = 20,
-    weight: Annotated[list[str] | None, typer.Option(help="Of a score in the total: count=0.5; repeatable.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto: a GPU if there is one.")] = "auto",
     workers: Annotated[int, typer.Option(min=1, help="Threads that score.")] = min(8, os.cpu_count() or 1),
 ) -> None:
-    """Rank cases for annotation: those where the network and the reports disagree most."""
-    from rsuper_train.audit import folder_source, network_source, parse_weights, run_audit, write_lists
+    """Rank cases for annotation: those where network and reports disagree most. Exit code 1 if a case failed."""
+    from rsuper_train.audit import run_audit, write_lists
     from rsuper_train.audit_page import write_page
+    from rsuper_train.predict import Predictor
     from rsuper_train.reports.public_tables import read_any_table
 
-    weights, rows = parse_weights(weight or ()), read_any_table(reports)
-    source = network_source(run, device)
-    source = folder_source(source, predictions) if predictions else source
-    result = run_audit(prepared, rows, source, out, Console(), weights, workers)
-    write_lists(result, source.channels, out, annotate)
-    write_page(out / "audit.html", result, reports.name, source.threshold, shown, weights)
+    rows, predictor = read_any_table(reports), Predictor([run], device)
+    result = run_audit(prepared, rows, predictor, out, Console(), workers)
+    write_lists(result, predictor.channels, out, annotate)
+    write_page(out / "audit.html", result, reports.name, predictor.options.threshold)
     typer.echo(f"{len(result.ranked)} cases ranked, {len(result.left_out)} not scored: {out / 'audit.html'}")
+    if result.failed:
+        raise typer.Exit(1)
 
 
 @app.command()

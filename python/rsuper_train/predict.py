@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import json
 import math
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
-from functools import partial
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
@@ -42,9 +39,6 @@ from rsuper_train.read import Options, Volume, read_case, stamps
 
 PREDICTION = "prediction.json"
 PROBABILITIES = "probabilities"
-
-Result = tuple[str, str, bool]
-"""Id of a case, a line about it, whether it was predicted."""
 
 
 class Predictor:
@@ -86,13 +80,12 @@ class Predictor:
         self._outputs = [self.config.data.channels.index(name) for name in self.channels]
         axes = [2 + "DHW".index(axis) for axis in self.options.mirror]
         self._flips = list(chain.from_iterable(combinations(axes, count) for count in range(len(axes) + 1)))
-        self._lock = threading.Lock()
 
     def probabilities(self, record: CaseRecord, ct: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Probabilities of a prepared CT or a part of it, by sliding windows with Gaussian blending; not gated.
 
         Beyond the input, memory is that of the result and of one channel more. Where the patch is larger, air is put
-        behind the CT. Callers in several threads wait for each other.
+        behind the CT.
 
         Args:
             record: of the case.
@@ -112,7 +105,7 @@ class Predictor:
         if np.any(beyond):
             ct, labels = np.pad(ct, beyond, constant_values=self.manifest.clip[0]), np.pad(labels, beyond)
         image = torch.from_numpy(network_input(ct, labels, record, self.manifest.intensity, inputs))
-        with self._lock, torch.inference_mode():
+        with torch.inference_mode():
             result = sliding_window_inference(
                 image[None],
                 patch,
@@ -145,7 +138,6 @@ def predict_folder(
     console: Console,
     *,
     cases: Sequence[str] | None = None,
-    workers: int = 1,
     overwrite: bool = False,
 ) -> dict[str, str]:
     """Predict a folder of cases. Those that are finished are skipped; one that fails does not stop the others.
@@ -156,7 +148,6 @@ def predict_folder(
         out: where predictions go.
         console: gets a line a case.
         cases: ids; None: all.
-        workers: cases at a time, of which one is in the network; each takes memory of its own.
         overwrite: predict everything anew, and replace what other networks or options predicted.
 
     Returns:
@@ -177,8 +168,9 @@ def predict_folder(
         console.print(f"{len(wanted) - len(waiting)} of {len(wanted)} cases were finished before", highlight=False)
     failed = {}
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        results = _in_turns(partial(_try_case, predictor, out), waiting, workers)
-        for id, line, good in progress.track(results, len(waiting), description="predict"):
+        for files in progress.track(waiting, description="predict"):
+            line, good = _try_case(predictor, files, out / files.id)
+            id = files.id
             console.print(
                 f"{'' if good else '[red]failed:[/] '}{escape(f'{id}: {line}')}", highlight=False, soft_wrap=True
             )
@@ -234,19 +226,9 @@ def predict_case(predictor: Predictor, files: CaseFiles, out: Path) -> dict[str,
     return prediction
 
 
-def load_prediction(folder: Path) -> dict[str, Any] | None:
-    """What prediction.json says of a case; None where the case is not finished.
-
-    Raises:
-        ValueError: it is no JSON.
-    """
-    path = folder / PREDICTION
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValueError as error:
-        raise ValueError(f"{path}: expected what `rsuper predict` writes: {error}; delete it") from None
+def identity(provenance: Mapping[str, Any]) -> object:
+    """What of a provenance decides what is predicted."""
+    return [network["sha256"] for network in provenance["networks"]], provenance["channels"], provenance["options"]
 
 
 def _device(name: str) -> torch.device:
@@ -280,28 +262,17 @@ def _select(outputs: Sequence[str], asked: Sequence[str] | None) -> tuple[str, .
     return tuple(asked or [name for name in outputs if name.endswith(LESION)] or outputs)
 
 
-def _in_turns(work: Callable[[CaseFiles], Result], cases: Sequence[CaseFiles], workers: int) -> Iterator[Result]:
-    if workers <= 1:
-        yield from map(work, cases)
-        return
-    pool = ThreadPoolExecutor(workers)
+def _try_case(predictor: Predictor, files: CaseFiles, out: Path) -> tuple[str, bool]:
+    """A line about a case, and whether it was predicted; an output that cannot be written ends the run."""
     try:
-        yield from pool.map(work, cases)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _try_case(predictor: Predictor, out: Path, files: CaseFiles) -> Result:
-    """Predict a case. What is wrong with it is told; an output that cannot be written ends the run."""
-    try:
-        prediction = predict_case(predictor, files, out / files.id)
+        prediction = predict_case(predictor, files, out)
     except (CaseError, MemoryError, torch.OutOfMemoryError) as error:
-        return files.id, first_line(error), False
+        return first_line(error), False
     except OSError as error:
-        raise OSError(f"{out / files.id}: {error.strerror}; finished cases are kept, run it again to go on") from None
+        raise OSError(f"{out}: {error.strerror}; finished cases are kept, run it again to go on") from None
     found = prediction["channels"].items()
     volumes = [f"{name} {of['volume_mm3'] / 1000:.1f} ml (p {of['max_probability']:.2f})" for name, of in found]
-    return files.id, f"{', '.join(volumes)}; {prediction['seconds']:.0f} s", True
+    return f"{', '.join(volumes)}; {prediction['seconds']:.0f} s", True
 
 
 def _wanted(predictor: Predictor, files: CaseFiles) -> CaseFiles:
@@ -311,10 +282,10 @@ def _wanted(predictor: Predictor, files: CaseFiles) -> CaseFiles:
 
 
 def _is_finished(predictor: Predictor, files: CaseFiles, folder: Path) -> bool:
-    earlier = load_prediction(folder)
+    earlier = _load_prediction(folder)
     if earlier is None:
         return False
-    if _identity(earlier["provenance"]) != _identity(predictor.provenance):
+    if identity(earlier["provenance"]) != identity(predictor.provenance):
         raise ValueError(
             f"{folder / PREDICTION}: this is by other networks, channels or options; "
             "predict into another folder, or with --overwrite"
@@ -323,8 +294,19 @@ def _is_finished(predictor: Predictor, files: CaseFiles, folder: Path) -> bool:
     return source == stamps(files) and all(path.is_file() for path in _images(folder, earlier))
 
 
-def _identity(provenance: Mapping[str, Any]) -> object:
-    return [network["sha256"] for network in provenance["networks"]], provenance["channels"], provenance["options"]
+def _load_prediction(folder: Path) -> dict[str, Any] | None:
+    """What prediction.json says of a case; None where the case is not finished.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    path = folder / PREDICTION
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise ValueError(f"{path}: expected what `rsuper predict` writes: {error}; delete it") from None
 
 
 def _images(folder: Path, prediction: Mapping[str, Any]) -> list[Path]:
@@ -333,7 +315,7 @@ def _images(folder: Path, prediction: Mapping[str, Any]) -> list[Path]:
 
 def _clear(folder: Path) -> None:
     """Make the folder; remove an earlier prediction, and what one that was killed left half written."""
-    earlier = load_prediction(folder)
+    earlier = _load_prediction(folder)
     for path in [*folder.rglob(".*.part"), *(_images(folder, earlier) if earlier else []), folder / PREDICTION]:
         path.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rsuper_train.config import Config
 from rsuper_train.manifest import CASES, CaseRecord, Extent, Intensity, Manifest, Source
 from rsuper_train.reports.masks import load_label_set
 from rsuper_train.store import SUFFIX, write_volume
@@ -51,6 +52,26 @@ def write_prepared(
     )
     manifest.write(folder)
     return manifest
+
+
+@dataclass
+class FakePredictor:
+    """Predictions that are known: of each case, (C, D, H, W)."""
+
+    channels: tuple[str, ...]
+    answers: Mapping[str, np.ndarray]
+    calls: list[str] = field(default_factory=list)
+    network: str = "network"
+
+    def __post_init__(self) -> None:
+        self.config = Config()
+        self.options = self.config.predict
+        self.provenance = {"networks": [{"sha256": self.network}], "channels": self.channels, "options": {}}
+
+    def probabilities(self, record: CaseRecord, ct: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        assert ct.shape == labels.shape == record.shape
+        self.calls.append(record.id)
+        return self.answers[record.id]
 
 
 def ball(shape: Sequence[int], centre: Sequence[float], radius: float) -> np.ndarray:

@@ -126,7 +126,7 @@ def box(shape: Sequence[int], *ranges: tuple[int, int]) -> np.ndarray:
 
 
 def predict(runs: Sequence[Path], data: Path, out: Path, **options: Any) -> dict[str, str]:
-    names = ("cases", "workers", "overwrite")
+    names = ("cases", "overwrite")
     own = {name: options.pop(name) for name in names if name in options}
     channels = options.pop("channels", None)
     predictor = Predictor(runs, "cpu", channels, options)
@@ -297,8 +297,6 @@ def test_a_bad_case_does_not_stop_the_others(tmp_path: Path) -> None:
         str(tmp_path / "out"),
         "--device",
         "cpu",
-        "--workers",
-        "2",
     ]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 1

@@ -228,7 +228,7 @@ def test_folder(data, workers):
     [
         ((4, 4, 4), SPACING, "4 x 4 x 4 voxels"),
         (SHAPE, (-2.0, 2.0, 5.0), "from (-78, 0, 0)"),
-        (SHAPE, (2.0, 2.0, 4.0), "x 4 mm"),
+        (SHAPE, (2.0, 2.0, 4.0), "4 x 2 x 2 mm"),
     ],
     ids=["shape", "flipped", "spacing"],
 )
