@@ -30,9 +30,8 @@ from scipy import ndimage
 from rsuper_kernels import PAPER
 from rsuper_train.audit_scores import SCORES, WEIGHTS, SiteScore, among, score_site
 from rsuper_train.audit_sites import NotScored, Site, SiteReader
-from rsuper_train.cases import ALL_LESIONS
-from rsuper_train.files import write_atomically, write_text
-from rsuper_train.layout import first_line
+from rsuper_train.files import first_line, write_atomically, write_text
+from rsuper_train.layout import LESION
 from rsuper_train.manifest import CASES, CaseRecord, read_manifest
 from rsuper_train.predict import Predictor, identity
 from rsuper_train.reports.schema import Report
@@ -67,11 +66,14 @@ class CaseScore:
 
 @dataclass(frozen=True)
 class Audit:
-    """Cases by rank; those that were not scored, with the reason; and which of these should have been."""
+    """Cases by rank; those that were not scored, with the reason."""
 
     ranked: tuple[CaseScore, ...]
     left_out: dict[str, str]
-    failed: tuple[str, ...]
+
+    @property
+    def failed(self) -> list[str]:
+        return [id for id, reason in self.left_out.items() if reason.startswith(FAILED)]
 
 
 def run_audit(
@@ -106,8 +108,7 @@ def run_audit(
         for id, scores in track(running.items(), "score", console=console, transient=True):
             with _noted(id, left_out, console):
                 cases.append(_case_score(manifest.cases[id], list(scores), predictor.channels))
-    failed = tuple(id for id, reason in left_out.items() if reason.startswith(FAILED))
-    return Audit(tuple(sorted(cases, key=lambda case: (-case.total, case.id))), left_out, failed)
+    return Audit(tuple(sorted(cases, key=lambda case: (-case.total, case.id))), left_out)
 
 
 @contextmanager
@@ -165,7 +166,7 @@ def _case_score(record: CaseRecord, sites: Sequence[SiteScore], channels: Sequen
     for site in sites:
         scores |= {name: max(score, scores.get(name, 0.0)) for name, score in site.scores.items()}
     total = sum(WEIGHTS[name] * score for name, score in scores.items())
-    masks = record.lesions.keys() | ({ALL_LESIONS} if record.lesions else set())
+    masks = record.lesions.keys() | ({LESION} if record.lesions else set())
     annotated = all(channels[int(site.site.group.channel)] in masks for site in sites)
     return CaseScore(record.id, tuple(sorted(sites, key=lambda s: -s.worst)), scores, total, annotated)
 

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy import ndimage
 
 from rsuper_kernels import FindingGroup, Findings, attenuation_loss, ball_loss, pseudo_masks, volume_loss
 from rsuper_train.audit_sites import Site
 from rsuper_train.manifest import Spacing
+from rsuper_train.masks import component_volumes
 from rsuper_train.store import open_volume
 
 SCORES = {
@@ -103,7 +103,7 @@ def score_site(site: Site, threshold: float) -> SiteScore:
     inputs = (findings, seen.labels, site.spacing)
     voxel = math.prod(site.spacing)
     mask = (seen.probability >= threshold) & seen.around
-    found = int((_component_sizes(mask) * voxel >= SMALLEST).sum())
+    found = int((component_volumes(mask, voxel) >= SMALLEST).sum())
     predicted = float(seen.probability[seen.around].sum(dtype=np.float64)) * voxel
     volume = float(volume_loss(seen.logits, *inputs))
     if site.kind != "reported":
@@ -142,15 +142,6 @@ def _findings(group: FindingGroup) -> Findings:
 
 def _logits(probability: np.ndarray) -> torch.Tensor:
     return torch.logit(torch.from_numpy(probability), NEARLY_ZERO)[None, None]
-
-
-def _component_sizes(mask: np.ndarray) -> np.ndarray:
-    """Voxels of each component (26 neighbours)."""
-    boxes = ndimage.find_objects(mask.view(np.int8))
-    if not boxes:
-        return np.zeros(0)
-    components, _ = ndimage.label(mask[boxes[0]], np.ones((3, 3, 3)))
-    return np.bincount(components.ravel())[1:]
 
 
 def _count_score(group: FindingGroup, found: int) -> float:

@@ -18,18 +18,16 @@ from typing import TypeVar
 import numpy as np
 
 from rsuper_train import metrics
-from rsuper_train.files import read_map
-from rsuper_train.layout import CaseFiles, find_cases, first_line, list_cases
+from rsuper_train.files import first_line, read_map
+from rsuper_train.layout import LESION, PREDICTION, PROBABILITIES, CaseFiles, find_cases, list_cases
+from rsuper_train.masks import box_of, component_volumes
 from rsuper_train.metrics import MaskScore, OperatingPoint, Truth
 from rsuper_train.nifti import Image
 from rsuper_train.reports.schema import Report
 from rsuper_train.reports.vocabulary import Vocabulary, load_vocabulary
 
 Result = TypeVar("Result")
-PREDICTION = "prediction.json"
 SUFFIX = ".nii.gz"
-ANY = "lesion"
-"""The channel of all tumours, whatever their organ."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ def find_jobs(
 
 
 def _masks(files: CaseFiles, channel: str) -> tuple[Path, ...]:
-    if channel == ANY and ANY not in files.lesions:
+    if channel == LESION and LESION not in files.lesions:
         return tuple(files.lesions.values())
     return (files.lesions[channel],) if channel in files.lesions else ()
 
@@ -116,8 +114,8 @@ def _read_point(path: Path) -> OperatingPoint:
 
 def report_truth(report: Report, channel: str, vocabulary: Vocabulary) -> Truth | None:
     """What a report says about the tumours of a channel; None where it does not speak of all of its organs."""
-    organs = {name for name, organ in vocabulary.organs.items() if channel in (organ.channel, ANY)}
-    tumours = [tumour for tumour in report.tumours if tumour.organ in organs or channel == ANY]
+    organs = {name for name, organ in vocabulary.organs.items() if channel in (organ.channel, LESION)}
+    tumours = [tumour for tumour in report.tumours if tumour.organ in organs or channel == LESION]
     if tumours:
         counted = all(tumour.count_known and tumour.laterality != "bilateral" for tumour in tumours)
         sizes = [tumour.ellipsoid for tumour in tumours if tumour.ellipsoid is not None]
@@ -126,7 +124,7 @@ def report_truth(report: Report, channel: str, vocabulary: Vocabulary) -> Truth 
         return Truth("report", True, len(tumours) if counted else None, sum(sizes) if complete else None, largest)
     sides = {(place.organ, place.laterality) for place in report.negatives if not place.subsegments}
     free = {o for o in organs if {(o, None), (o, "bilateral")} & sides or {(o, "left"), (o, "right")} <= sides}
-    if not free or (channel != ANY and free != organs) or any(t.organ == "unknown" for t in report.tumours):
+    if not free or (channel != LESION and free != organs) or any(t.organ == "unknown" for t in report.tumours):
         return None
     return Truth("report", False, 0, 0.0)
 
@@ -139,7 +137,7 @@ def load(job: Job) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, tuple[flo
     def read(path: Path, dtype: type | None = None) -> np.ndarray:
         return Image(path, image.grid, "the prediction").read(dtype)
 
-    path = job.prediction / "probabilities" / f"{job.channel}{SUFFIX}"
+    path = job.prediction / PROBABILITIES / f"{job.channel}{SUFFIX}"
     probability = read(path, np.float32) if path.is_file() else predicted.astype(np.float32)
     if not np.isfinite(probability.max()):
         raise ValueError(f"{path}: not all voxels are numbers")
@@ -183,5 +181,5 @@ def measure(job: Job) -> tuple[Truth, list[np.ndarray]]:
     _, probability, mask, spacing = load(job)
     truth = job.reported if mask is None else Truth("mask", bool(mask.any()))
     assert truth is not None
-    probability = probability[metrics.box_of(probability >= min(metrics.THRESHOLDS))]
-    return truth, [metrics.component_volumes(probability, spacing, level) for level in metrics.THRESHOLDS]
+    probability, voxel = probability[box_of(probability >= min(metrics.THRESHOLDS))], math.prod(spacing)
+    return truth, [component_volumes(probability >= level, voxel) for level in metrics.THRESHOLDS]

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from rsuper_train import metrics, pages
 from rsuper_train.evaluation_cases import Row, load
-from rsuper_train.layout import first_line
+from rsuper_train.files import first_line
 from rsuper_train.nifti import Image
 from rsuper_train.pictures import PREDICTION, TRUTH, Layer, draw_slice
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are either whole or not there, and maps that users write."""
+"""Files that are either whole or not there, maps that users write, and what went wrong in one line."""
 
 from __future__ import annotations
 
@@ -40,3 +40,8 @@ def read_map(path: Path, expected: str) -> dict[Any, Any]:
     if not isinstance(data, dict):
         raise ValueError(f"{path}: expected {expected}, got {type(data).__name__}")
     return data
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

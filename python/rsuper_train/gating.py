@@ -1,23 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where lesions of an organ can be, and which are too small to be kept."""
+"""Where lesions of an organ can be."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import ndimage
 
 from rsuper_train.layout import LESION
-from rsuper_train.manifest import CaseRecord, Spacing
+from rsuper_train.manifest import CaseRecord
 from rsuper_train.reports.masks import LabelSet, organ_ids
 from rsuper_train.reports.vocabulary import load_vocabulary
 
 Part = tuple[slice, slice, slice]
-
-BLOCK = 32
-"""Slices whose distances to an organ are held at a time: they take thirty times the memory of a mask."""
 
 
 def organs_of(channel: str, label_set: LabelSet) -> frozenset[int]:
@@ -42,25 +37,3 @@ def around(record: CaseRecord, ids: frozenset[int], margin: Sequence[int]) -> Pa
     low = np.maximum(boxes[..., 0].min(axis=0) - margin, 0).tolist()
     high = np.minimum(boxes[..., 1].max(axis=0) + margin, record.shape).tolist()
     return (slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2]))
-
-
-def near(organ: np.ndarray, distance: float, spacing: Spacing) -> np.ndarray:
-    """Voxels within `distance` mm of a mask (D, H, W), its own included."""
-    result, reach = np.zeros_like(organ), math.ceil(distance / spacing[0])
-    for start in range(0, len(organ), BLOCK):
-        low = max(start - reach, 0)
-        block = organ[low : start + BLOCK + reach]
-        if block.any():
-            found = ndimage.distance_transform_edt(~block, sampling=spacing)[start - low :][:BLOCK]
-            result[start : start + BLOCK] = found <= distance * (1 + 1e-6)
-    return result
-
-
-def drop_small(mask: np.ndarray, smallest: float) -> None:
-    """Remove components of fewer than `smallest` voxels, in place; voxels that share a corner are connected."""
-    boxes = ndimage.find_objects(mask.view(np.uint8)) if smallest > 1 else []
-    if boxes:
-        components, _ = ndimage.label(mask[boxes[0]], structure=np.ones((3, 3, 3)))
-        keep = np.bincount(components.ravel()) >= smallest
-        keep[0] = False
-        mask[boxes[0]] = keep[components]

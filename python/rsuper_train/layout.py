@@ -7,6 +7,11 @@
     <case>/lesions/<channel>.nii.gz        or, where the name ends in "lesion", among the masks of classes
 
 A lesion mask without a voxel says that there is no tumour; without a mask nothing is known. `.nii` is as good.
+And the predictions of its cases:
+
+    <case>/<channel>.nii.gz                    mask
+    <case>/probabilities/<channel>.nii.gz      in steps of 1/255
+    <case>/prediction.json                     written last: a case without it is not finished
 """
 
 from __future__ import annotations
@@ -21,7 +26,9 @@ MASK_FOLDERS = ("segmentations", "predictions")
 LABEL_MAPS = ("labels", "segmentation")
 LESION_FOLDER = "lesions"
 LESION = "lesion"
-"""How names of lesion channels end."""
+"""How names of lesion channels end; alone, the channel of all tumours, whatever their organ."""
+PREDICTION = "prediction.json"
+PROBABILITIES = "probabilities"
 
 
 class CaseError(ValueError):
@@ -91,11 +98,6 @@ def case_files(folder: Path) -> CaseFiles:
         organs={name: path for name, path in masks.items() if name not in lesions},
         lesions=lesions,
     )
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    return str(error).split("\n")[0] or type(error).__name__
 
 
 def _volumes(folder: Path) -> dict[str, Path]:

@@ -27,6 +27,8 @@ from monai.metrics import compute_dice, compute_froc_curve_data, compute_surface
 from scipy import ndimage, stats
 from sklearn.metrics import roc_auc_score
 
+from rsuper_train.masks import box_of, component_volumes, drop_small, label
+
 HIT_SHARE = 0.1
 TOLERANCE_MM = 2.0
 """Distance within which surfaces count as the same in the normalised surface dice (NSD)."""
@@ -98,34 +100,15 @@ class Estimate:
         return f"none: {self.reason}" if self.value is None else f"{self.value:.3f}{interval}"
 
 
-def label(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Components, 26 neighbours, and the voxels of each by its number; those of the background, 0, count as 0."""
-    components, count = ndimage.label(mask, structure=np.ones((3, 3, 3)))
-    sizes = np.bincount(components.ravel(), minlength=count + 1)
-    sizes[0] = 0
-    return components, sizes
-
-
 def ball_diameter(volume: float) -> float:
     return 2 * (3 * volume / (4 * math.pi)) ** (1 / 3)
 
 
-def box_of(mask: np.ndarray) -> tuple[slice, ...]:
-    """The smallest box that holds the mask; of no extent for an empty one."""
-    spans = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    return tuple(slice(int(span[0]), int(span[-1]) + 1) if len(span) else slice(0) for span in spans)
-
-
 def segment(probability: np.ndarray, spacing: Sequence[float], point: OperatingPoint) -> np.ndarray:
     """The mask at an operating point."""
-    components, sizes = label(probability >= point.threshold)
-    return ((sizes > 0) & (sizes * math.prod(spacing) >= point.smallest_mm3))[components]
-
-
-def component_volumes(probability: np.ndarray, spacing: Sequence[float], threshold: float) -> np.ndarray:
-    """mm3 of the components at a threshold, after a 0."""
-    mask = probability >= threshold
-    return label(mask[box_of(mask)])[1] * math.prod(spacing)
+    mask = probability >= point.threshold
+    drop_small(mask, point.smallest_mm3, math.prod(spacing))
+    return mask
 
 
 def patient_score(probability: np.ndarray, spacing: Sequence[float], smallest_mm3: float) -> float:
@@ -133,7 +116,8 @@ def patient_score(probability: np.ndarray, spacing: Sequence[float], smallest_mm
     if smallest_mm3 <= math.prod(spacing):
         return float(probability.max(initial=0))
     levels = np.unique(probability[probability > 0])
-    lost = bisect_left(levels, True, key=lambda p: component_volumes(probability, spacing, p).max() < smallest_mm3)
+    voxel = math.prod(spacing)
+    lost = bisect_left(levels, True, key=lambda p: component_volumes(probability >= p, voxel).max() < smallest_mm3)
     return float(levels[lost - 1]) if lost else 0.0
 
 
@@ -177,7 +161,7 @@ def choose_operating_point(
     reports alone, that whose masks disagree least with them in volume and count. The default where neither can be.
 
     Args:
-        cases: of each, the truth and, for each of THRESHOLDS, `component_volumes`.
+        cases: of each, the truth and, the volumes of its components at each of THRESHOLDS, in mm3, after a 0.
         default: what is taken without a choice.
         name: of the validation set.
     """

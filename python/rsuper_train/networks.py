@@ -16,6 +16,7 @@ from monai.networks import nets
 from torch import nn
 
 from rsuper_train.config import Config
+from rsuper_train.files import first_line
 
 DEEPEST = 5
 """Halvings of a patch, at most; as in nnU-Net, no axis is halved below four voxels."""
@@ -46,7 +47,7 @@ def build_network(config: Config) -> nn.Module:
         network = build(**arguments)
     except Exception as error:  # whatever the constructor of any network raises
         raise ValueError(
-            f"network: {section.name} cannot be built: {_one_line(error)}; network.arguments may hold "
+            f"network: {section.name} cannot be built: {first_line(error)}; network.arguments may hold "
             f"{section.name}({_readable(parameters)})"
         ) from error
     if not isinstance(network, nn.Module):
@@ -119,7 +120,7 @@ def _constructor(name: str) -> Callable[..., Any]:
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"network.name: {name!r} cannot be imported: {_one_line(error)}") from None
+        raise ValueError(f"network.name: {name!r} cannot be imported: {first_line(error)}") from None
 
 
 def _defaults(parameters: Any, config: Config) -> dict[str, Any]:
@@ -164,7 +165,7 @@ def _trial(network: nn.Module, shape: Sequence[int], name: str) -> tuple[nn.Modu
     try:
         return twin, twin(torch.zeros(*shape))
     except Exception as error:
-        raise ValueError(f"network: {name} does not take a batch {tuple(shape)}: {_one_line(error)}") from error
+        raise ValueError(f"network: {name} does not take a batch {tuple(shape)}: {first_line(error)}") from error
 
 
 def _last_biases(outputs: Sequence[torch.Tensor]) -> Iterator[torch.Tensor | None]:
@@ -184,7 +185,3 @@ def _last_biases(outputs: Sequence[torch.Tensor]) -> Iterator[torch.Tensor | Non
 
 def _readable(parameters: Any) -> str:
     return ", ".join(str(p.replace(annotation=p.empty)) for p in parameters.values())
-
-
-def _one_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

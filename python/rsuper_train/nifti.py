@@ -20,8 +20,8 @@ import numpy as np
 from nibabel.openers import ImageOpener
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 
-from rsuper_train.files import write_atomically
-from rsuper_train.layout import CaseError, first_line
+from rsuper_train.files import first_line, write_atomically
+from rsuper_train.layout import CaseError
 from rsuper_train.manifest import Spacing, Voxels
 
 PLAUSIBLE = (0.05, 50.0)

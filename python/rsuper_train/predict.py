@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From CTs as they come to masks and probabilities of lesions on their own grid.
-
-<out>/<case>/<channel>.nii.gz                    mask
-<out>/<case>/probabilities/<channel>.nii.gz      in steps of 1/255
-<out>/<case>/prediction.json                     written last: a case without it is not finished
-"""
+"""From CTs as they come to masks and probabilities of lesions on their own grid, see `layout`."""
 
 from __future__ import annotations
 
@@ -28,17 +23,15 @@ from rich.progress import Progress
 from rsuper_train import nifti
 from rsuper_train.checkpoint import checkpoint_provenance, load_manifest, load_network
 from rsuper_train.config import Config, parse_config
-from rsuper_train.files import write_text
-from rsuper_train.gating import Part, around, drop_small, near, organs_of
+from rsuper_train.files import first_line, write_text
+from rsuper_train.gating import Part, around, organs_of
 from rsuper_train.grids import to_source_grid
 from rsuper_train.inputs import network_input
-from rsuper_train.layout import LESION, CaseError, CaseFiles, find_cases, first_line
+from rsuper_train.layout import LESION, PREDICTION, PROBABILITIES, CaseError, CaseFiles, find_cases
 from rsuper_train.manifest import CaseRecord, Manifest
+from rsuper_train.masks import drop_small, near
 from rsuper_train.networks import heads
 from rsuper_train.read import Options, Volume, read_case, stamps
-
-PREDICTION = "prediction.json"
-PROBABILITIES = "probabilities"
 
 
 class Predictor:
@@ -204,7 +197,7 @@ def predict_case(predictor: Predictor, files: CaseFiles, out: Path) -> dict[str,
             raise CaseError(f"{files.folder}: the network's output for {name} is not a number")
         probabilities = to_source_grid(probabilities, volume.record, 1)
         mask = probabilities >= predictor.options.threshold
-        drop_small(mask, predictor.options.smallest / voxel)
+        drop_small(mask, predictor.options.smallest, voxel)
         nifti.write(out / f"{name}.nii.gz", mask.view(np.uint8), affine)
         probabilities *= 255
         scaled = np.rint(probabilities, out=probabilities).astype(np.uint8)

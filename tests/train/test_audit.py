@@ -127,7 +127,7 @@ def test_resumes_and_notices_other_predictions(run, tmp_path) -> None:
     reports = [report(id, TUMOUR) for id in ("right", "missed", "small")]
     first = run(tmp_path, reports, fake(broken, calls))
     assert first.left_out["missed"] == "it failed: the network's output is not a number"
-    assert first.failed == ("missed",)
+    assert first.failed == ["missed"]
     assert [case.id for case in first.ranked] == ["small", "right"]
     second = run(tmp_path, reports, fake(PREDICTIONS, calls))
     assert calls == ["right", "missed", "small", "missed"]

@@ -29,10 +29,11 @@ from rsuper_train.checkpoint import FOLDER, LAST, save
 from rsuper_train.cli import app
 from rsuper_train.config import parse_config
 from rsuper_train.engine import train
-from rsuper_train.gating import drop_small, near
+from rsuper_train.layout import PREDICTION
 from rsuper_train.manifest import CaseRecord, Intensity, Manifest, Source
+from rsuper_train.masks import drop_small, near
 from rsuper_train.networks import build_network
-from rsuper_train.predict import PREDICTION, Predictor, predict_folder
+from rsuper_train.predict import Predictor, predict_folder
 from rsuper_train.prepare import prepare
 from rsuper_train.read import Options
 from rsuper_train.reports.masks import load_label_set
@@ -267,7 +268,7 @@ def test_small_components_are_dropped() -> None:
     large = box((20, 20, 20), (9, 12), (9, 12), (9, 12))
     for smallest, expected in ((9, mask), (10, large), (27, large), (28, np.zeros_like(mask))):
         kept = mask.copy()
-        drop_small(kept, smallest)
+        drop_small(kept, smallest, 1)
         np.testing.assert_array_equal(kept, expected)
 
 
