@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from rsuper_train import pages
 from rsuper_train.audit import Audit, CaseScore
 from rsuper_train.audit_scores import SCORES, WEIGHTS, SiteScore, view
-from rsuper_train.pictures import BALL, LUNG, PREDICTION, REGION, SOFT_TISSUE, Layer, draw_slice
+from rsuper_train.pictures import BALL, LUNG, PREDICTION, REGION, SOFT_TISSUE, Layer, Style, draw_slice
 
 LISTED = 200
 """Cases in the table, and ids for each reason of those not scored; the lists beside the page have all."""
@@ -24,6 +24,7 @@ WIDTH = 7.0
 LUNG_MEDIAN = -300.0
 """HU below which a region's median is that of lung."""
 COLOURS = {"region": REGION, "ball": BALL, "prediction": PREDICTION}
+LOOKS: tuple[tuple[str, Style], ...] = ((REGION, "-"), (BALL, "--"), (PREDICTION, "fill"))
 
 
 def write_page(path: Path, result: Audit, name: str, threshold: float) -> None:
@@ -72,7 +73,7 @@ def _picture(score: SiteScore, threshold: float) -> str:
     for axis, along, name in zip(figure.subplots(1, 2), (0, 1), ("axial", "coronal"), strict=True):
         level = int(telling.sum(tuple({0, 1, 2} - {along})).argmax())
         ct, *masks = (volume.take(level, along) for volume in volumes)
-        layers = map(Layer, masks, COLOURS.values(), ("-", "--", "fill"))
+        layers = [Layer(mask, *look) for mask, look in zip(masks, LOOKS, strict=True)]
         spacing = [step for i, step in enumerate(score.site.spacing) if i != along]
         draw_slice(axis, ct, spacing, layers, LUNG if is_lung else SOFT_TISSUE)
         axis.set_title(name, color="white", fontsize=9)

@@ -19,7 +19,7 @@ from rsuper_train.evaluation_cases import Job, Problem, Row, find_jobs, judge, m
 from rsuper_train.evaluation_page import write_page
 from rsuper_train.files import write_text
 from rsuper_train.metrics import Lesion, MaskScore, mean, ratio
-from rsuper_train.processes import each_case
+from rsuper_train.processes import Failure, try_each_case
 from rsuper_train.reports.public_tables import read_any_table
 from rsuper_train.reports.table import write_csv
 from rsuper_train.reports.vocabulary import load_vocabulary
@@ -94,7 +94,7 @@ def evaluate(
 
 
 def _each(
-    function: Callable[[Job], Result | str],
+    function: Callable[[Job], Result],
     jobs: Sequence[Job],
     problems: list[Problem],
     workers: int,
@@ -103,11 +103,16 @@ def _each(
     """Jobs by channel and case, with what a function makes of them; those where it fails join the problems."""
     by_key = {f"{job.channel}/{job.case}": job for job in jobs}
     results = dict(
-        track(each_case(function, by_key, workers), function.__name__, len(jobs), console=console, transient=True)
+        track(try_each_case(function, by_key, workers), function.__name__, len(jobs), console=console, transient=True)
     )
-    done = [(by_key[key], results[key]) for key in sorted(results)]
-    problems += [Problem(job.case, f"{job.channel}: {result}") for job, result in done if isinstance(result, str)]
-    return [(job, result) for job, result in done if not isinstance(result, str)]
+    done = []
+    for key in sorted(results):
+        job, result = by_key[key], results[key]
+        if isinstance(result, Failure):
+            problems.append(Problem(job.case, f"{job.channel}: {result.message}"))
+        else:
+            done.append((job, result))
+    return done
 
 
 def summarise(rows: Sequence[Row], seed: int) -> dict[str, Any]:

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
 from rsuper_train import metrics
-from rsuper_train.files import first_line, read_map
+from rsuper_train.files import read_map
 from rsuper_train.layout import LESION, PREDICTION, PROBABILITIES, CaseFiles, find_cases, list_cases
 from rsuper_train.masks import box_of, component_volumes
 from rsuper_train.metrics import MaskScore, OperatingPoint, Truth
@@ -26,7 +24,6 @@ from rsuper_train.nifti import Image
 from rsuper_train.reports.schema import Report
 from rsuper_train.reports.vocabulary import Vocabulary, load_vocabulary
 
-Result = TypeVar("Result")
 SUFFIX = ".nii.gz"
 
 
@@ -147,20 +144,6 @@ def load(job: Job) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, tuple[flo
     return predicted, probability, np.logical_or.reduce(truths) if truths else None, spacing
 
 
-def or_reason(function: Callable[[Job], Result]) -> Callable[[Job], Result | str]:
-    """The function, giving what is wrong with a case as one line instead of raising it."""
-
-    @wraps(function)
-    def attempt(job: Job) -> Result | str:
-        try:
-            return function(job)
-        except (ValueError, MemoryError) as error:
-            return first_line(error)
-
-    return attempt
-
-
-@or_reason
 def judge(job: Job) -> Row:
     """Score a case."""
     predicted, probability, mask, spacing = load(job)
@@ -175,7 +158,6 @@ def judge(job: Job) -> Row:
     return Row(job, truth, score, score >= job.point.threshold, volume, scored)
 
 
-@or_reason
 def measure(job: Job) -> tuple[Truth, list[np.ndarray]]:
     """A validation case, as `choose_operating_point` takes it."""
     _, probability, mask, spacing = load(job)

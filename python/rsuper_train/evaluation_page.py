@@ -11,7 +11,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator, ScalarFormatter
+from matplotlib.ticker import ScalarFormatter
 from rich.markup import escape
 from rich.table import Table
 
@@ -63,7 +63,6 @@ def _charts(figures: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, str]:
         charts["FROC of lesions"] = lambda axis: _froc(axis, figures["froc"])
     if masks:
         charts["Tumour volume, predicted against true (Bland-Altman)"] = lambda axis: _volumes(axis, masks)
-        charts["DSC by size"] = lambda axis: _sizes(axis, masks)
     return {title: _chart(draw) for title, draw in charts.items()}
 
 
@@ -108,21 +107,6 @@ def _volumes(axis: Axes, rows: Sequence[Row]) -> None:
         )  # fmt: skip
     axis.set(xscale="log", xlabel="mean of both volumes, mL", ylabel="predicted - true, mL")
     axis.xaxis.set_major_formatter(ScalarFormatter())
-
-
-def _sizes(axis: Axes, rows: Sequence[Row]) -> None:
-    points = np.array([(row.truth.diameter_mm, row.mask.dice) for row in rows if row.mask], float)
-    axis.plot(*points.T, "o", color=BLUE, ms=6, alpha=0.7, mec="white", label="a case")
-    for low, high in list(metrics.STRATA.values())[:-1]:
-        size, dice = points[(points[:, 0] >= low) & (points[:, 0] < high)].T
-        if len(size):
-            axis.plot([size.min() * 0.94, size.max() * 1.06], [dice.mean()] * 2, color=ORANGE, lw=2.5)
-    axis.plot([], [], color=ORANGE, lw=2.5, label="mean of a size")
-    axis.set(xscale="log", xlabel="diameter of the largest lesion, mm", ylabel="DSC", ylim=(-0.02, 1.02))
-    axis.set_xlim(min(4.0, points[:, 0].min() * 0.8), max(50.0, points[:, 0].max() * 1.25))
-    axis.set_xticks(ticks := [5, 10, 20, 40, 80], [*map(str, ticks)])
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.legend(loc="lower right", frameon=False)
 
 
 def _pictures(rows: Sequence[Row]) -> dict[str, list[tuple[Row, str, str]]]:

@@ -4,17 +4,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 
+Style = Literal["fill", "-", "--"]
+
 SOFT_TISSUE, LUNG = (-110.0, 190.0), (-1000.0, 200.0)
 """HU of black and white."""
 TRUTH, PREDICTION, REGION, BALL = "#38e070", "#ff4fa3", "#8ab4ff", "#ffb000"
 """Colours of masks."""
-ON_TOP = {"color": "white", "path_effects": [patheffects.withStroke(linewidth=4, foreground="black", alpha=0.6)]}
+ON_TOP: dict[str, Any] = {
+    "color": "white",
+    "path_effects": [patheffects.withStroke(linewidth=4, foreground="black", alpha=0.6)],
+}
 
 
 class Layer(NamedTuple):
@@ -22,7 +27,7 @@ class Layer(NamedTuple):
 
     mask: np.ndarray
     colour: str
-    style: Literal["fill", "-", "--"] = "-"
+    style: Style = "-"
 
 
 def draw_slice(

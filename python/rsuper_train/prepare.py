@@ -16,11 +16,11 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import track
 
-from rsuper_train.layout import CaseError, CaseFiles, find_cases
+from rsuper_train.layout import CaseFiles, find_cases
 from rsuper_train.manifest import CASES, MANIFEST, CaseRecord, Intensity, Manifest
-from rsuper_train.processes import each_case
+from rsuper_train.processes import Failure, try_each_case
 from rsuper_train.read import Options, Volume, read_case, stamps
 from rsuper_train.store import SUFFIX, write_volume
 
@@ -80,16 +80,13 @@ def prepare(data: Path, out: Path, options: Options, workers: int, console: Cons
     before, failed = len(finished), {}
     if tasks:
         (out / MANIFEST).unlink(missing_ok=True)
-    columns = (TextColumn("preparing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("cases", total=len(cases), completed=before)
-        for id, result in each_case(_prepare_case, tasks, workers):
-            if isinstance(result, str):
-                failed[id] = result
-                bar.console.print(f"[red]failed:[/] {escape(f'{id}: {result}')}", highlight=False, soft_wrap=True)
-            else:
-                finished[id] = result
-            bar.advance(task)
+    done = try_each_case(_prepare_case, tasks, workers)
+    for id, result in track(done, "prepare", len(cases), before, console=console, transient=True):
+        if isinstance(result, Failure):
+            failed[id] = result.message
+            console.print(f"[red]failed:[/] {escape(f'{id}: {result.message}')}", highlight=False, soft_wrap=True)
+        else:
+            finished[id] = result
     if not finished:
         raise ValueError(f"{data}: none of its {len(failed)} cases could be prepared")
     manifest = _manifest(finished, failed, options)
@@ -121,19 +118,9 @@ def _bits(files: CaseFiles, options: Options) -> dict[str, int]:
     return {channel: options.channels.index(channel) for channel in files.lesions}
 
 
-def _prepare_case(task: _Task) -> Finished | str:
-    """Prepare one case; returns why it cannot be, where it cannot."""
-    try:
-        volume = read_case(task.files, task.options)
-    except CaseError as error:
-        return str(error)
-    except MemoryError:
-        return "not enough memory; try fewer --workers"
-    return _write_case(volume, task)
-
-
-def _write_case(volume: Volume, task: _Task) -> Finished:
+def _prepare_case(task: _Task) -> Finished:
     """The folder of a case appears with everything in it."""
+    volume = read_case(task.files, task.options)
     part = task.folder / f".{task.files.id}.{os.getpid()}.part"
     target = task.folder / task.files.id
     try:

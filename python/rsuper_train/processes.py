@@ -9,10 +9,21 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
+
+from rsuper_train.files import first_line
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a case could not be done, in one line."""
+
+    message: str
 
 
 def each_case(
@@ -24,6 +35,19 @@ def each_case(
         ValueError: a process was killed, most often for want of memory.
         Exception: whatever the function raises; the cases that wait are given up.
     """
+    return _each_case(function, function.__module__, cases, workers)
+
+
+def try_each_case(
+    function: Callable[[Work], Result], cases: Mapping[str, Work], workers: int
+) -> Iterator[tuple[str, Result | Failure]]:
+    """As `each_case`; but a ValueError, such as a CaseError, or want of memory is a Failure of that case alone."""
+    return _each_case(partial(_attempt, function), function.__module__, cases, workers)
+
+
+def _each_case(
+    function: Callable[[Work], Result], module: str, cases: Mapping[str, Work], workers: int
+) -> Iterator[tuple[str, Result]]:
     if workers <= 1 or len(cases) < 2:
         yield from ((case, function(work)) for case, work in cases.items())
         return
@@ -31,7 +55,7 @@ def each_case(
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     if method == "forkserver":
-        context.set_forkserver_preload([function.__module__])
+        context.set_forkserver_preload([module])
     pool = ProcessPoolExecutor(min(workers, len(cases)), mp_context=context, initializer=_end_with_parent)
     try:
         running = {pool.submit(function, work): case for case, work in cases.items()}
@@ -41,6 +65,15 @@ def each_case(
         raise ValueError("a process was killed, most often for want of memory; try --workers 1") from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _attempt(function: Callable[[Work], Result], work: Work) -> Result | Failure:
+    try:
+        return function(work)
+    except ValueError as error:
+        return Failure(first_line(error))
+    except MemoryError:
+        return Failure("not enough memory; try fewer --workers")
 
 
 def _end_with_parent() -> None:

@@ -134,7 +134,7 @@ def test_page_stands_alone(cohort, tmp_path):
     assert "<b>bold" not in page
     assert "&lt;b&gt;bold" in page
     assert not re.findall(r"(?:src|href)=\"(?!data:)|url\(|https?:", page)
-    assert page.count("data:image/png") == 4 + 5  # charts, and cases with a tumour
+    assert page.count("data:image/png") == 3 + 5  # charts, and cases with a tumour
 
 
 def test_what_cannot_be_judged_is_named(cohort, tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rsuper_train.processes import each_case
+from rsuper_train.processes import Failure, each_case, try_each_case
 
 
 def work(text: str) -> str:
@@ -20,6 +20,8 @@ def work(text: str) -> str:
         os.kill(os.getpid(), signal.SIGKILL)
     if text == "fail":
         raise OSError("no space left")
+    if text == "odd":
+        raise ValueError("an odd case")
     return text.upper()
 
 
@@ -28,6 +30,14 @@ def test_results(workers):
     cases = {name: name * 2 for name in "abcd"}
     assert dict(each_case(work, cases, workers)) == {name: 2 * name.upper() for name in "abcd"}
     assert list(each_case(work, {}, workers)) == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_failures_of_single_cases(workers):
+    results = dict(try_each_case(work, {"a": "a", "b": "odd"}, workers))
+    assert results == {"a": "A", "b": Failure("an odd case")}
+    with pytest.raises(OSError, match="no space left"):
+        list(try_each_case(work, {"a": "a", "b": "fail"}, workers))
 
 
 @pytest.mark.parametrize(
