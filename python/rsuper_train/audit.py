@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
 from scipy import ndimage
 
@@ -34,6 +33,7 @@ from rsuper_train.files import first_line, write_atomically, write_text
 from rsuper_train.layout import LESION
 from rsuper_train.manifest import CASES, CaseRecord, read_manifest
 from rsuper_train.predict import Predictor, identity
+from rsuper_train.processes import tell_failure
 from rsuper_train.reports.schema import Report
 from rsuper_train.reports.table import write_csv
 from rsuper_train.store import SUFFIX, open_volume, write_volume
@@ -120,7 +120,7 @@ def _noted(id: str, left_out: dict[str, str], console: Console) -> Iterator[None
         left_out[id] = str(reason)
     except (OSError, RuntimeError, ValueError) as error:
         left_out[id] = f"{FAILED}: {first_line(error)}"
-        console.print(f"[red]{escape(id)}[/]: {escape(first_line(error))}", highlight=False, soft_wrap=True)
+        tell_failure(console, id, first_line(error))
 
 
 def _cache(reader: SiteReader, report: Report, prepared: Path, predictor: Predictor, out: Path) -> list[Site]:

@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import Progress
+from rich.progress import track
 
 from rsuper_train import nifti
 from rsuper_train.checkpoint import checkpoint_provenance, load_manifest, load_network
@@ -31,6 +30,7 @@ from rsuper_train.layout import LESION, PREDICTION, PROBABILITIES, CaseError, Ca
 from rsuper_train.manifest import CaseRecord, Manifest
 from rsuper_train.masks import drop_small, near
 from rsuper_train.networks import heads
+from rsuper_train.processes import tell_failure
 from rsuper_train.read import Options, Volume, read_case, stamps
 
 
@@ -159,16 +159,18 @@ def predict_folder(
     waiting = [files for files in wanted if overwrite or not _is_finished(predictor, files, out / files.id)]
     if len(waiting) < len(wanted):
         console.print(f"{len(wanted) - len(waiting)} of {len(wanted)} cases were finished before", highlight=False)
-    failed = {}
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        for files in progress.track(waiting, description="predict"):
-            line, good = _try_case(predictor, files, out / files.id)
-            id = files.id
-            console.print(
-                f"{'' if good else '[red]failed:[/] '}{escape(f'{id}: {line}')}", highlight=False, soft_wrap=True
-            )
-            if not good:
-                failed[id] = line
+    failed: dict[str, str] = {}
+    for files in track(waiting, "predict", console=console, transient=True, disable=not console.is_terminal):
+        try:
+            line = _summary(predict_case(predictor, files, out / files.id))
+            console.print(f"{files.id}: {line}", markup=False, highlight=False, soft_wrap=True)
+        except (CaseError, MemoryError, torch.OutOfMemoryError) as error:
+            failed[files.id] = first_line(error)
+            tell_failure(console, files.id, first_line(error))
+        except OSError as error:
+            raise OSError(
+                f"{out / files.id}: {error.strerror}; finished cases are kept, run it again to go on"
+            ) from None
     return failed
 
 
@@ -238,7 +240,7 @@ def _agree(checkpoints: Sequence[Path], configs: Sequence[Config]) -> tuple[Conf
     manifests = [load_manifest(path) for path in checkpoints]
     facts = [
         config.data.model_dump(include={"channels", "inputs", "patch"})
-        | manifest.model_dump(include={"spacing", "clip", "intensity", "label_set"})
+        | manifest.model_dump(include={"spacing", "clip", "intensity", "label_set", "label_places"})
         for config, manifest in zip(configs, manifests, strict=True)
     ]
     for path, own in zip(checkpoints, facts, strict=True):
@@ -255,17 +257,10 @@ def _select(outputs: Sequence[str], asked: Sequence[str] | None) -> tuple[str, .
     return tuple(asked or [name for name in outputs if name.endswith(LESION)] or outputs)
 
 
-def _try_case(predictor: Predictor, files: CaseFiles, out: Path) -> tuple[str, bool]:
-    """A line about a case, and whether it was predicted; an output that cannot be written ends the run."""
-    try:
-        prediction = predict_case(predictor, files, out)
-    except (CaseError, MemoryError, torch.OutOfMemoryError) as error:
-        return first_line(error), False
-    except OSError as error:
-        raise OSError(f"{out}: {error.strerror}; finished cases are kept, run it again to go on") from None
+def _summary(prediction: Mapping[str, Any]) -> str:
     found = prediction["channels"].items()
     volumes = [f"{name} {of['volume_mm3'] / 1000:.1f} ml (p {of['max_probability']:.2f})" for name, of in found]
-    return f"{', '.join(volumes)}; {prediction['seconds']:.0f} s", True
+    return f"{', '.join(volumes)}; {prediction['seconds']:.0f} s"
 
 
 def _wanted(predictor: Predictor, files: CaseFiles) -> CaseFiles:

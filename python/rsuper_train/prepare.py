@@ -20,7 +20,7 @@ from rich.progress import track
 
 from rsuper_train.layout import CaseFiles, find_cases
 from rsuper_train.manifest import CASES, MANIFEST, CaseRecord, Intensity, Manifest
-from rsuper_train.processes import Failure, try_each_case
+from rsuper_train.processes import Failure, tell_failure, try_each_case
 from rsuper_train.read import Options, Volume, read_case, stamps
 from rsuper_train.store import SUFFIX, write_volume
 
@@ -84,7 +84,7 @@ def prepare(data: Path, out: Path, options: Options, workers: int, console: Cons
     for id, result in track(done, "prepare", len(cases), before, console=console, transient=True):
         if isinstance(result, Failure):
             failed[id] = result.message
-            console.print(f"[red]failed:[/] {escape(f'{id}: {result.message}')}", highlight=False, soft_wrap=True)
+            tell_failure(console, id, result.message)
         else:
             finished[id] = result
     if not finished:

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from rich.console import Console
+from rich.markup import escape
+
 from rsuper_train.files import first_line
 
 Work = TypeVar("Work")
@@ -65,6 +68,11 @@ def _each_case(
         raise ValueError("a process was killed, most often for want of memory; try --workers 1") from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def tell_failure(console: Console, case: str, why: str) -> None:
+    """A line about a case that failed while others go on."""
+    console.print(f"[red]failed:[/] {escape(f'{case}: {why}')}", highlight=False, soft_wrap=True)
 
 
 def _attempt(function: Callable[[Work], Result], work: Work) -> Result | Failure:
