@@ -176,12 +176,19 @@ def test_an_interrupted_run_goes_on_exactly(prepared, tmp_path, monkeypatch, sto
     assert "trained for 8 steps" in run(data("parts"))  # and does nothing
 
 
-def test_signals_are_noted_once_and_handed_back():
+def test_signals_are_noted_once_and_handed_back(monkeypatch):
+    raised = []
+    monkeypatch.setattr(engine.signal, "raise_signal", raised.append)
     before = signal.getsignal(signal.SIGTERM)
     with StopSignals() as stop:
         assert not stop.name
         os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)  # the same, by way of a launcher
         assert stop.name == "SIGINT"
+        assert not raised
+        monkeypatch.setattr(engine, "GRACE", -1.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert raised == [signal.SIGTERM]
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert signal.getsignal(signal.SIGTERM) is before
 
