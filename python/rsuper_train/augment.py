@@ -5,19 +5,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
-from monai.transforms import AdjustContrast, GaussianSmooth
+from monai.transforms import AdjustContrast, GaussianSmooth, RandSimulateLowResolution
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
-from torch.nn import functional
 
 from rsuper_kernels import Findings, Tumour
 from rsuper_kernels.findings import LARGEST_DIAMETER
 from rsuper_train.config import Augmentation, Input
 from rsuper_train.inputs import CT_LIKE
 from rsuper_train.manifest import Box, Spacing, Voxels
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,20 +37,16 @@ class Turn:
     transpose: bool = False
     flip: tuple[int, ...] = ()
 
-    def before(self, patch: Voxels) -> Voxels:
-        """Size of the crop that becomes the patch when H and W are exchanged."""
-        depth, height, width = patch
-        return (depth, width, height) if self.transpose else patch
-
-    def spacing(self, spacing: Spacing) -> Spacing:
-        depth, height, width = spacing
-        return (depth, width, height) if self.transpose else spacing
+    def exchange(self, axes: tuple[T, T, T]) -> tuple[T, T, T]:
+        """Sizes or spacings along D, H and W, with H and W exchanged where they are."""
+        depth, height, width = axes
+        return (depth, width, height) if self.transpose else axes
 
     def apply(self, values: np.ndarray) -> np.ndarray:
         """Exchange and mirror the last three axes."""
         if self.transpose:
             values = values.swapaxes(-1, -2)
-        return np.ascontiguousarray(np.flip(values, [axis - 3 for axis in self.flip]))
+        return np.ascontiguousarray(np.flip(values, tuple(axis - 3 for axis in self.flip)))
 
 
 def draw_turn(settings: Augmentation, rng: np.random.Generator) -> Turn:
@@ -157,50 +156,24 @@ def _scaled(tumour: Tumour, scale: float) -> Tumour:
 def change_intensities(
     image: np.ndarray, inputs: Sequence[Input], settings: Augmentation, rng: np.random.Generator
 ) -> None:
-    """Change the channels that are a CT in place, all in the same way.
-
-    Args:
-        image: float32 (C, D, H, W), channels as in `inputs`.
-    """
-    planes = [plane for plane, name in zip(image, inputs, strict=True) if name in CT_LIKE]
-    for probability, draw in (
-        (settings.noise, _noise),
-        (settings.blur, _blur),
-        (settings.brightness, _brightness),
-        (settings.low_resolution, _low_resolution),
-        (settings.gamma, _gamma),
-    ):
-        if rng.random() < probability and planes:
-            change = draw(settings, rng, image.shape[1:])
-            for plane in planes:
-                plane[...] = change(torch.from_numpy(plane)[None])[0]
-
-
-Change = Callable[[torch.Tensor], torch.Tensor]
-
-
-def _noise(settings: Augmentation, rng: np.random.Generator, shape: tuple[int, ...]) -> Change:
-    sd = rng.uniform(*settings.noise_sd)
-    noise = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
-    return lambda values: torch.add(values, noise, alpha=sd)
-
-
-def _blur(settings: Augmentation, rng: np.random.Generator, shape: tuple[int, ...]) -> Change:
-    return GaussianSmooth(rng.uniform(*settings.blur_sigma))
-
-
-def _brightness(settings: Augmentation, rng: np.random.Generator, shape: tuple[int, ...]) -> Change:
-    factor, shift = rng.uniform(*settings.brightness_factor), rng.uniform(*settings.brightness_shift)
-    return lambda values: values * factor + shift
-
-
-def _gamma(settings: Augmentation, rng: np.random.Generator, shape: tuple[int, ...]) -> Change:
-    return AdjustContrast(rng.uniform(*settings.gamma_range))
-
-
-def _low_resolution(settings: Augmentation, rng: np.random.Generator, shape: tuple[int, ...]) -> Change:
-    zoom = rng.uniform(*settings.low_resolution_zoom)
-    coarse = [max(round(zoom * size), 1) for size in shape]
-    return lambda values: functional.interpolate(
-        functional.interpolate(values[None], coarse, mode="nearest"), shape, mode="trilinear"
-    )[0]
+    """Change, in place and all alike, the channels of an image (C, D, H, W) that are a CT; `inputs` names them."""
+    changes: list[Callable[[torch.Tensor], torch.Tensor]] = []
+    if rng.random() < settings.noise:
+        noise = torch.from_numpy(rng.standard_normal(image.shape[1:], dtype=np.float32))
+        changes.append(partial(torch.add, other=noise, alpha=rng.uniform(*settings.noise_sd)))
+    if rng.random() < settings.blur:
+        changes.append(GaussianSmooth(rng.uniform(*settings.blur_sigma)))
+    if rng.random() < settings.brightness:
+        factor, shift = rng.uniform(*settings.brightness_factor), rng.uniform(*settings.brightness_shift)
+        changes.append(lambda values: values * factor + shift)
+    if rng.random() < settings.low_resolution:
+        zoom = rng.uniform(*settings.low_resolution_zoom)
+        changes.append(RandSimulateLowResolution(prob=1.0, zoom_range=(zoom, zoom)))
+    if rng.random() < settings.gamma:
+        changes.append(AdjustContrast(rng.uniform(*settings.gamma_range)))
+    for plane, name in zip(image, inputs, strict=True):
+        if name in CT_LIKE:
+            values = torch.from_numpy(plane)[None]
+            for change in changes:
+                values = change(values)
+            plane[...] = values[0]

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
+import numpy as np
+
+from rsuper_kernels import FindingGroup
 from rsuper_train.config import Data
 from rsuper_train.manifest import Box, Manifest, Voxels, read_manifest
 from rsuper_train.reports.findings import CropFindings, to_findings
@@ -18,21 +20,6 @@ from rsuper_train.reports.vocabulary import load_vocabulary
 
 ALL_LESIONS = "lesion"
 """The channel of a network that holds the tumours of all organs."""
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where a report speaks of, in the case's whole volume.
-
-    Args:
-        channels: lesion channels that it speaks of.
-        tumours: boxes of regions with tumours.
-        negatives: boxes of labels without.
-    """
-
-    channels: frozenset[str]
-    tumours: tuple[Box, ...]
-    negatives: tuple[Box, ...]
 
 
 class Cases:
@@ -49,7 +36,7 @@ class Cases:
         lesions: the network's lesion channels.
         mask_cases, report_cases: ids to train on, sorted.
         validation: ids of both kinds that are kept from training, sorted.
-        places: report case -> where its report speaks of.
+        groups: report case -> what its report says of the whole CT.
         notes: what a person should know before training for long, a sentence each.
 
     Raises:
@@ -69,12 +56,12 @@ class Cases:
         self.notes: list[str] = []
         self.reports = self._read_reports()
         masked = {id for id in self.manifest.cases if self.annotated(id)}
-        self.places = self._places(id for id in self.manifest.cases if id in self.reports and id not in masked)
+        self.groups = self._groups(sorted(self.reports.keys() - masked))
         held_out = self._held_out()
         self.mask_cases = tuple(sorted(masked - held_out))
-        self.report_cases = tuple(sorted(self.places.keys() - held_out))
-        self.validation = tuple(sorted((masked | self.places.keys()) & held_out))
-        self._note_gaps()
+        self.report_cases = tuple(sorted(self.groups.keys() - held_out))
+        self.validation = tuple(sorted((masked | self.groups.keys()) & held_out))
+        self._note_gaps(masked)
 
     def annotated(self, id: str) -> tuple[str, ...]:
         """The network's lesion channels that the case has a mask for."""
@@ -92,6 +79,16 @@ class Cases:
             return None
         return frozenset().union(*(ids for channel, ids in self._organs.values() if channel in masks))
 
+    def tumour_boxes(self, id: str) -> list[Box]:
+        """Boxes of the regions in which the report of a report case places tumours."""
+        labels = self.manifest.cases[id].labels
+        return [_union(labels[i].box for i in group.label_ids) for group in self.groups[id] if not group.negative]
+
+    def negative_boxes(self, id: str) -> list[Box]:
+        """Boxes of the labels that it says are free of tumours."""
+        labels = self.manifest.cases[id].labels
+        return [_union([labels[i].box]) for group in self.groups[id] if group.negative for i in group.label_ids]
+
     def organ_boxes(self, id: str) -> list[Box]:
         """Boxes of the labels of organs whose tumours the network finds; of all labels where there are none."""
         wanted = frozenset[int]().union(
@@ -100,20 +97,16 @@ class Cases:
         boxes = {label: extent.box for label, extent in self.manifest.cases[id].labels.items() if extent.box}
         return [box for label, box in boxes.items() if label in wanted] or list(boxes.values())
 
-    def findings(self, id: str, visible: Mapping[int, float]) -> CropFindings:
-        """What the case's report says of a crop, over `lesions`; without a report, nothing.
+    def findings(self, ids: Sequence[str], visible: Sequence[Mapping[int, float]]) -> CropFindings:
+        """What the reports of cases say of a crop of each, over `lesions`; nothing where there is no report.
 
         Args:
-            visible: label id -> fraction of its voxels in the crop, for every label of the case.
+            ids: the cases.
+            visible: of each, label id -> fraction of the label's voxels in the crop, for every label of the case.
         """
-        return to_findings(
-            [self.reports.get(id, Report(id=id))],
-            self.label_set,
-            self.lesions,
-            self.vocabulary,
-            unmentioned=self.data.unmentioned,
-            visible=[visible],
-        )
+        reports = [self.reports.get(id, Report(id=id)) for id in ids]
+        words, unmentioned = self.vocabulary, self.data.unmentioned
+        return to_findings(reports, self.label_set, self.lesions, words, unmentioned=unmentioned, visible=visible)
 
     def _lesion_channels(self) -> tuple[str, ...]:
         known = {ALL_LESIONS, *(channel for channel, _ in self._organs.values())}
@@ -125,10 +118,11 @@ class Cases:
                     f"data.channels: {name!r} is neither a lesion channel nor a class of the labels; {hint}"
                 )
         lesions = tuple(name for name in self.data.channels if name in known)
-        if not lesions or (ALL_LESIONS in lesions and len(lesions) > 1):
+        repeated = len(set(self.data.channels)) < len(self.data.channels)
+        if not lesions or (ALL_LESIONS in lesions and len(lesions) > 1) or repeated:
             raise ValueError(
-                f"data.channels: expected {ALL_LESIONS!r}, or lesion channels of organs such as 'liver_lesion', and "
-                f"not both; got {', '.join(self.data.channels)}"
+                f"data.channels: expected {ALL_LESIONS!r}, or lesion channels of organs such as 'liver_lesion', not "
+                f"both, each once; got {', '.join(self.data.channels)}"
             )
         return lesions
 
@@ -147,22 +141,14 @@ class Cases:
         self._note("reports without text, or not read by the model: they say nothing", unread)
         return {id: report for id, report in reports.items() if id in self.manifest.cases and id not in unread}
 
-    def _places(self, ids: Iterable[str]) -> dict[str, Places]:
-        """Where reports speak of; cases whose report says nothing that can be placed are left out."""
-        places, silent = dict[str, Places](), list[str]()
-        for id in ids:
-            labels = self.manifest.cases[id].labels
-            findings = self.findings(id, dict.fromkeys(labels, 1.0)).findings
-            if not findings.groups:
-                silent.append(id)
-                continue
-            places[id] = Places(
-                frozenset(findings.channel_name(int(group.channel)) for group in findings.groups),
-                tuple(_union(labels[i].box for i in g.label_ids) for g in findings.groups if not g.negative),
-                tuple(_union([labels[i].box]) for g in findings.groups if g.negative for i in g.label_ids),
-            )
-        self._note("reports that say nothing about organs found in the CT", silent)
-        return places
+    def _groups(self, ids: Sequence[str]) -> dict[str, list[FindingGroup]]:
+        """What reports say of whole CTs; cases without any of it are left out."""
+        groups: dict[str, list[FindingGroup]] = {}
+        whole = [dict.fromkeys(self.manifest.cases[id].labels, 1.0) for id in ids]
+        for group in self.findings(ids, whole).findings.groups:
+            groups.setdefault(ids[group.sample], []).append(group)
+        self._note("reports that say nothing about organs found in the CT", set(ids) - groups.keys())
+        return groups
 
     def _held_out(self) -> set[str]:
         chosen = self.data.validation
@@ -178,20 +164,18 @@ class Cases:
         self._note(f"validation cases of {chosen} that are not prepared", wanted - held_out)
         return held_out
 
-    def _note_gaps(self) -> None:
-        cases, used = self.manifest.cases, {*self.mask_cases, *self.report_cases, *self.validation}
-        if self.data.reports is not None:
-            self._note("cases with neither a mask nor a report: not used", cases.keys() - used - self.reports.keys())
-        large = [
-            id
-            for id in self.report_cases
-            if (boxes := self.places[id].tumours) and not any(fits(b, self.data.patch, cases[id].shape) for b in boxes)
-        ]
-        patch = " x ".join(map(str, self.data.patch))
-        self._note(f"report cases whose tumours teach nothing, no region fits a patch of {patch}", large)
-        spoken = frozenset().union(
-            *(self.annotated(id) for id in self.mask_cases), *(self.places[id].channels for id in self.report_cases)
+    def _note_gaps(self, masked: set[str]) -> None:
+        cases, patch = self.manifest.cases, self.data.patch
+        self._note(
+            "cases with neither a mask for data.channels nor a report: not used",
+            cases.keys() - masked - self.reports.keys(),
         )
+        boxes = {id: self.tumour_boxes(id) for id in self.report_cases}
+        large = [id for id in boxes if boxes[id] and not any(fits(box, patch, cases[id].shape) for box in boxes[id])]
+        size = " x ".join(map(str, patch))
+        self._note(f"reports whose tumours teach nothing: no region of theirs fits a patch of {size}", large)
+        spoken = {name for id in self.mask_cases for name in self.annotated(id)}
+        spoken |= {self.lesions[int(group.channel)] for id in self.report_cases for group in self.groups[id]}
         self._note("channels that no case to train on says anything about", set(self.lesions) - spoken)
 
     def _note(self, what: str, names: Collection[str]) -> None:
@@ -206,8 +190,9 @@ def fits(box: Box, size: Voxels, shape: Voxels) -> bool:
 
 
 def _union(boxes: Iterable[Box | None]) -> Box:
-    edges = [box for box in boxes if box is not None]
-    return tuple((min(first for first, _ in axis), max(end for _, end in axis)) for axis in zip(*edges, strict=True))
+    edges = np.array([box for box in boxes if box is not None])
+    first, end = edges[..., 0].min(0).tolist(), edges[..., 1].max(0).tolist()
+    return ((first[0], end[0]), (first[1], end[1]), (first[2], end[2]))
 
 
 def _share(id: str) -> float:

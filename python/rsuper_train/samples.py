@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -29,7 +30,7 @@ from rsuper_train.store import SUFFIX, open_volume
 T = TypeVar("T")
 
 ELSEWHERE = 0.1
-"""Share of the crops of report cases that are not taken around a region with tumours."""
+"""Share of the crops of report cases that are taken around what is free of tumours, whether they report one or not."""
 OPEN_FILES = 256
 """Arrays that a process keeps open."""
 AGAIN = "prepare the data again"
@@ -95,11 +96,9 @@ def collate(samples: Sequence[Sample]) -> Batch:
     if any(sample.unknown is not None for sample in samples):
         nowhere = torch.zeros(samples[0].labels.shape, dtype=torch.bool)
         unknown = torch.stack([nowhere if sample.unknown is None else sample.unknown for sample in samples])
+    stacked = {n: torch.stack([getattr(sample, n) for sample in samples]) for n in ("image", "ct", "regions", "labels")}
     return Batch(
-        image=torch.stack([sample.image for sample in samples]),
-        ct=torch.stack([sample.ct for sample in samples]),
-        regions=torch.stack([sample.regions for sample in samples]),
-        labels=torch.stack([sample.labels for sample in samples]),
+        **stacked,
         unknown=unknown,
         findings=tuple(sample.findings for sample in samples),
         case_ids=tuple(sample.case_id for sample in samples),
@@ -174,15 +173,6 @@ def _order(size: int, seed: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(seed).permutation(size)
 
 
-@dataclass(frozen=True)
-class _Target:
-    """What a crop is taken around, and how the crop is turned; `whole`: all of the box has to be in it."""
-
-    box: Box
-    turn: Turn
-    whole: bool = False
-
-
 class _Crops:
     """Makes crops; the same case, random numbers and configuration give the same crop."""
 
@@ -203,10 +193,10 @@ class _Crops:
         """
         manifest, inputs = self.cases.manifest, self._data.inputs
         record = manifest.cases[id]
-        target = self._target(record, draw_turn(augmentation, rng) if augmentation else Turn(), rng)
-        turn, size = target.turn, target.turn.before(self._data.patch)
-        crop = Crop.at(_start(target.box, size, record.shape, rng), size)
-        crop = crop.turned(turn.matrix, record.spacing, target.box if target.whole else None)
+        region, turn = self._region(record, draw_turn(augmentation, rng) if augmentation else Turn(), rng)
+        size = turn.exchange(self._data.patch)
+        box = region or self._surroundings(record, size, rng)
+        crop = Crop.at(_start(box, size, record.shape, rng), size).turned(turn.matrix, record.spacing, region)
 
         ct = crop.resample(self._read(record, "ct", crop.box, manifest.clip[0]).astype(np.float32), order=1)
         source = self._read(record, "labels", crop.box)
@@ -215,7 +205,7 @@ class _Crops:
         if augmentation:
             change_intensities(image, inputs, augmentation, rng)
         labels = self._labels(record, crop, regions)
-        said = self.cases.findings(id, _visible(source, crop.inside(), record))
+        said = self.cases.findings([id], [_visible(source, crop.inside(), record)])
         unknown = self._unknown(record, regions, labels, said)
         return Sample(
             case_id=id,
@@ -225,50 +215,48 @@ class _Crops:
             labels=_tensor(turn.apply(labels)),
             unknown=None if unknown is None else _tensor(turn.apply(unknown)),
             findings=self._findings(record, scale_findings(said.findings, crop.scale)),
-            spacing=turn.spacing(record.spacing),
+            spacing=turn.exchange(record.spacing),
             notes=said.notes,
         )
 
-    def _target(self, record: CaseRecord, turn: Turn, rng: np.random.Generator) -> _Target:
-        places = self.cases.places.get(record.id)
-        if places is None:
-            return _Target(self._near(self._box_with_masks(record, rng), turn, rng), turn)
-        if rng.random() < ELSEWHERE:
-            boxes = [*places.negatives, *self.cases.organ_boxes(record.id), _all_of(record)]
-            return _Target(self._near(_choice(boxes, rng), turn, rng), turn)
-        for allowed in (turn, replace(turn, transpose=False)):
-            size = allowed.before(self._data.patch)
-            if fitting := [box for box in places.tumours if fits(box, size, record.shape)]:
-                return _Target(_choice(fitting, rng), allowed, whole=True)
-        if places.negatives:
-            return _Target(self._near(_choice(places.negatives, rng), turn, rng), turn)
-        return _Target(_choice(places.tumours, rng), turn)
+    def _region(self, record: CaseRecord, turn: Turn, rng: np.random.Generator) -> tuple[Box | None, Turn]:
+        """A region with reported tumours that the crop has to hold, and the turn with which it can; None: none."""
+        if record.id in self.cases.groups and rng.random() >= ELSEWHERE:
+            boxes = self.cases.tumour_boxes(record.id)
+            for allowed in (turn, replace(turn, transpose=False)):
+                size = allowed.exchange(self._data.patch)
+                if fitting := [box for box in boxes if fits(box, size, record.shape)]:
+                    return _choice(fitting, rng), allowed
+        return None, turn
+
+    def _surroundings(self, record: CaseRecord, size: Voxels, rng: np.random.Generator) -> Box:
+        """Half a patch around a voxel of what is known, so that the voxel is not always in the middle of the crop."""
+        if record.id in self.cases.groups:
+            box = _choice(self.cases.negative_boxes(record.id) or self.cases.organ_boxes(record.id), rng)
+        else:
+            box = self._box_with_masks(record, rng)
+        voxel = [int(rng.integers(*edge)) for edge in box]
+        return _box((v - s // 4, v + s // 4 + 1) for v, s in zip(voxel, size, strict=True))
 
     def _box_with_masks(self, record: CaseRecord, rng: np.random.Generator) -> Box:
         """A voxel of a tumour, the box of an organ, or all of the volume, in the shares that are asked for."""
-        chance = rng.random()
+        chance, shares = rng.random(), self._sampling
         names = [name for channel in self.cases.annotated(record.id) for name in self.cases.masks(record.id, channel)]
         filled = [name for name in names if record.lesions[name].voxels]
-        if filled and chance < self._sampling.tumour_share:
+        if filled and chance < shares.tumour_share:
             return self._tumour_voxel(record, _choice(filled, rng), rng)
         organs = self.cases.organ_boxes(record.id)
-        if organs and chance < self._sampling.tumour_share + self._sampling.organ_share:
+        if organs and chance < shares.tumour_share + shares.organ_share:
             return _choice(organs, rng)
-        return _all_of(record)
+        return _box((0, n) for n in record.shape)
 
     def _tumour_voxel(self, record: CaseRecord, mask: str, rng: np.random.Generator) -> Box:
-        box = record.lesions[mask].box or _all_of(record)
+        box = record.lesions[mask].box or _box((0, n) for n in record.shape)
         found = np.flatnonzero(self._read(record, "lesions", box) & self._bits([mask]))
         if not found.size:
             raise ValueError(f"case {record.id}: its record has voxels of {mask}, its array has none; {AGAIN}")
         voxel = np.unravel_index(rng.choice(found), [end - first for first, end in box])
         return _box((first + int(v), first + int(v) + 1) for (first, _), v in zip(box, voxel, strict=True))
-
-    def _near(self, box: Box, turn: Turn, rng: np.random.Generator) -> Box:
-        """Half a patch around a random voxel of the box, so that the voxel is not always in the middle of the crop."""
-        size = turn.before(self._data.patch)
-        voxel = [int(rng.integers(*edge)) for edge in box]
-        return _box((v - s // 4, v + s // 4 + 1) for v, s in zip(voxel, size, strict=True))
 
     def _labels(self, record: CaseRecord, crop: Crop, regions: np.ndarray) -> np.ndarray:
         """Planes of organs and of annotated tumours; zeros in the others."""
@@ -315,7 +303,7 @@ class _Crops:
         path = self._data.prepared / CASES / record.id / f"{name}{SUFFIX}"
         inside = [(max(first, 0), min(end, n)) for (first, end), n in zip(box, record.shape, strict=True)]
         try:
-            volume = _opened(path)
+            volume = _opened(path, os.getpid())
             if volume.shape != record.shape:
                 raise ValueError(f"expected the shape {record.shape}, got {volume.shape}")
             values: np.ndarray = volume[tuple(slice(*edge) for edge in inside)]
@@ -334,26 +322,16 @@ def _start(box: Box, size: Voxels, shape: Voxels, rng: np.random.Generator) -> l
     for (first, end), s, n in zip(box, size, shape, strict=True):
         least, most = max(min(end + 1, n) - s, 0), min(max(first - 1, 0), n - s)
         if n <= s:
-            starts.append((n - s) // 2)
-        else:
-            starts.append(int(rng.integers(least, most + 1)) if least <= most else (least + most) // 2)
+            least = most = (n - s) // 2
+        starts.append(int(rng.integers(least, most + 1)) if least <= most else (least + most) // 2)
     return starts
 
 
 def _visible(source: np.ndarray, inside: np.ndarray | None, record: CaseRecord) -> dict[int, float]:
-    """Label id -> fraction of its voxels that end up in the crop.
-
-    Args:
-        source: label map of the part of the volume that the crop is made of.
-        inside: which of its voxels are in the crop; None: all.
-    """
+    """Label id -> fraction of the case's voxels with it that the crop holds, those of `source` that are `inside`."""
     voxels = source.ravel() if inside is None else source[inside]
     counts = np.bincount(voxels, minlength=max(record.labels, default=0) + 1)
     return {label: min(int(counts[label]) / extent.voxels, 1.0) for label, extent in record.labels.items()}
-
-
-def _all_of(record: CaseRecord) -> Box:
-    return _box((0, n) for n in record.shape)
 
 
 def _box(edges: Iterable[tuple[int, int]]) -> Box:
@@ -371,7 +349,8 @@ def _tensor(values: np.ndarray) -> torch.Tensor:
 
 
 @lru_cache(maxsize=OPEN_FILES)
-def _opened(path: Path) -> Any:
+def _opened(path: Path, process: int) -> Any:
+    """A volume that this process has opened: a forked one would share its place in the file with the other."""
     # the processes that load data share the cores, so that each reads with one thread
     blosc2.set_nthreads(1)
     return open_volume(path)

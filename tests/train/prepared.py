@@ -65,7 +65,11 @@ def _write_case(folder: Path, id: str, case: PreparedCase, channels: Sequence[st
     for bit, channel in enumerate(channels):
         if channel in case.lesions:
             lesions[case.lesions[channel]] |= lesions.dtype.type(1 << bit)
-    arrays = {"ct": case.ct.astype(np.int16), "labels": case.labels.astype(np.uint8), "lesions": lesions}
+    arrays: dict[str, np.ndarray] = {
+        "ct": case.ct.astype(np.int16),
+        "labels": case.labels.astype(np.uint8),
+        "lesions": lesions,
+    }
     for name, array in arrays.items():
         write_volume(folder / f"{name}{SUFFIX}", array)
     record = CaseRecord(
