@@ -49,7 +49,7 @@ def sample_losses(
         batch.regions[one],
         batch.spacing[index],
         ct=batch.ct[one],
-        labels=batch.labels[one] if annotated else None,
+        labels=batch.labels[one],
         unknown=None if batch.unknown is None else batch.unknown[one],
     )
 
