@@ -123,12 +123,12 @@ def _f1(rows: Sequence[Mapping[str, str]]) -> tuple[list[int], list[int]]:
 def table(result: Mapping[str, Any]) -> str:
     """The result for the docs."""
     seeds = len(result["seeds"])
-    lines = [
-        f"Phantoms (liver, kidneys, spleen, pancreas; lesions of 14 to 50 mm, hypo- or hyperattenuating, 4 mm voxels), {seeds} "
-        f"seeds of {TEST} test cases, means with 95 % intervals over cases; all of it in {result['seconds'] / 60:.0f} min on "
-        "2 cores.",
-        "",
-    ]
+    what = (
+        "Phantoms: liver, kidneys, spleen and pancreas in 4 mm voxels, lesions of 14 to 50 mm, hypo- or hyperattenuating. "
+        f"{TEST} test cases for each of {seeds} seeds; means with 95 % intervals over cases. All of it took "
+        f"{result['seconds'] / 60:.0f} min on 2 cores."
+    )
+    lines = [what, ""]
     lines += ["| trained on | DSC | lesion F1 | DSC by seed | F1 by seed |", "|---|---|---|---|---|"]
     for arm, row in result["arms"].items():
         cells = [f"{row[k]['value']:.2f} ({row[k]['low']:.2f} to {row[k]['high']:.2f})" for k in ("dsc", "f1")]

@@ -181,9 +181,11 @@ def cohort(
     masks: Annotated[int, typer.Option(help="The first so many cases come with lesion masks.")] = 10,
     seed: Annotated[int, typer.Option(help="With it and its number, a case is always the same.")] = 0,
     start: Annotated[int, typer.Option(help="Number of the first case, for disjoint cohorts of one seed.")] = 0,
-    spacing: Annotated[
-        tuple[float, float, float], typer.Option(help="mm of a phantom along D, H and W.")
-    ] = (3.0, 3.0, 3.0),
+    spacing: Annotated[tuple[float, float, float], typer.Option(help="mm of a phantom along D, H and W.")] = (
+        3.0,
+        3.0,
+        3.0,
+    ),
     thickest: Annotated[float, typer.Option(help="Slices of a phantom are up to this many times as thick.")] = 1.0,
     turned: Annotated[bool, typer.Option(help="Axes of the files in any order and direction.")] = False,
     label_map: Annotated[bool, typer.Option(help="Organs as one label map, not a mask for each class.")] = False,
