@@ -123,10 +123,11 @@ def _f1(rows: Sequence[Mapping[str, str]]) -> tuple[list[int], list[int]]:
 def table(result: Mapping[str, Any]) -> str:
     """The result for the docs."""
     seeds = len(result["seeds"])
+    minutes = result["seconds"] / 60
     what = (
-        "Phantoms: liver, kidneys, spleen and pancreas in 4 mm voxels, lesions of 14 to 50 mm, hypo- or hyperattenuating. "
-        f"{TEST} test cases for each of {seeds} seeds; means with 95 % intervals over cases. All of it took "
-        f"{result['seconds'] / 60:.0f} min on 2 cores."
+        "Phantoms: liver, kidneys, spleen and pancreas in 4 mm voxels, lesions of 14 to 50 mm, hypo- or "
+        f"hyperattenuating. {TEST} test cases for each of {seeds} seeds; means with 95 % intervals over cases. "
+        f"All of it took {minutes:.0f} min on 2 cores."
     )
     lines = [what, ""]
     lines += ["| trained on | DSC | lesion F1 | DSC by seed | F1 by seed |", "|---|---|---|---|---|"]

@@ -51,13 +51,15 @@ def config(name: str, patch: tuple[int, int, int] = (32, 32, 32), loss_heads=Non
         ("UNet", {"num_res_units": 2}, 1),
         ("BasicUNet", {}, 1),
         ("AttentionUnet", {}, 1),
+        ("SwinUNETR", {"feature_size": 12, "use_checkpoint": True}, 1),
+        ("UNETR", {"feature_size": 8, "hidden_size": 96, "mlp_dim": 96, "num_heads": 4}, 1),
         ("VNet", {}, 1),
         (f"{__name__}:Tied", {"kernel": 5}, 1),
         (f"{__name__}:Valued", {}, 1),
     ],
 )
 def test_networks_and_their_heads(name, arguments, count):
-    asked = config(name, arguments=arguments)
+    asked = config(name, patch=(64, 64, 64) if name == "SwinUNETR" else (32, 32, 32), arguments=arguments)
     network = build_network(asked)
     assert initialise(network, asked) == count
     # the biases of the last convolutions, and no others
