@@ -64,7 +64,7 @@ def table(result: Mapping[str, float]) -> str:
     step = result["step"]
     return (
         f"SegResNet, two crops of 96³ a step, two threads: {step:.2f} s a step, of which the losses, both ways, "
-        f"take {result['loss'] / step:.1%}, and waiting for data, which two processes load, {result['data'] / step:.1%}."
+        f"take {result['loss'] / step:.1%}, and waiting for data, loaded by two processes, {result['data'] / step:.1%}."
     )
 
 
