@@ -17,7 +17,7 @@ NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/includ
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help env demo test test-fast test-gpu test-gpu-dry test-oldest test-sanitize test-wheel lint format readme \
-	bench bench-gpu reports cost curves clean cuda
+	bench bench-gpu reports experiment cost curves clean cuda
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -69,6 +69,9 @@ bench: $(ENV) ## run the benchmarks; prints the figures, writes benchmarks/resul
 
 reports: $(ENV) ## measure how well and how fast the rules read reports; writes benchmarks/results/reports.json
 	@$(BIN)/python -m benchmarks.reports
+
+experiment: $(ENV) ## train on masks, masks and reports, reports alone; writes benchmarks/results/experiment.json
+	@$(BIN)/python -m benchmarks.experiment
 
 cost: $(ENV) ## count launches, syncs and bytes on a GPU; writes benchmarks/results/gpu/cost.json and cost.md
 	@$(BIN)/python -m benchmarks.gpu.cost

@@ -122,7 +122,15 @@ def _f1(rows: Sequence[Mapping[str, str]]) -> tuple[list[int], list[int]]:
 
 def table(result: Mapping[str, Any]) -> str:
     """The result for the docs."""
-    lines = ["| trained on | DSC | lesion F1 | DSC by seed | F1 by seed |", "|---|---|---|---|---|"]
+    seeds = len(result["seeds"])
+    minutes = result["seconds"] / 60
+    what = (
+        "Phantoms: liver, kidneys, spleen and pancreas in 4 mm voxels, lesions of 14 to 50 mm, hypo- or "
+        f"hyperattenuating. {TEST} test cases for each of {seeds} seeds; means with 95 % intervals over cases. "
+        f"All of it took {minutes:.0f} min on 2 cores."
+    )
+    lines = [what, ""]
+    lines += ["| trained on | DSC | lesion F1 | DSC by seed | F1 by seed |", "|---|---|---|---|---|"]
     for arm, row in result["arms"].items():
         cells = [f"{row[k]['value']:.2f} ({row[k]['low']:.2f} to {row[k]['high']:.2f})" for k in ("dsc", "f1")]
         cells += [", ".join(f"{value:.2f}" for value in row[f"{k}_by_seed"]) for k in ("dsc", "f1")]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import rsuper_kernels  # noqa: F401  (registers the ops)
-from benchmarks import figures, reports, store
+from benchmarks import experiment, figures, reports, store
 from rsuper_kernels import dispatch
 from rsuper_train.reports.table import COLUMNS
 
@@ -76,9 +76,14 @@ def columns_table() -> str:
 def pages() -> dict[Path, dict[str, str]]:
     """The blocks of each page."""
     return {
-        README: {"support": support_table(), "demo": demo_table(), "speed": figures.readme(figures.read())},
+        README: {
+            "support": support_table(),
+            "demo": demo_table(),
+            "speed": figures.readme(figures.read()),
+            "experiment": experiment.table(experiment.read()),
+        },
         REPORTS: {"columns": columns_table(), "rules": reports.table(reports.read())},
-        TRAINING: {"store": store.table(store.read())},
+        TRAINING: {"experiment": experiment.table(experiment.read()), "store": store.table(store.read())},
     }
 
 

@@ -324,7 +324,8 @@ def _problem(error: Any) -> str:
     key = ".".join(map(str, error["loc"]))
     if error["type"] != "extra_forbidden":
         message = error["msg"].removeprefix("Value error, ")
-        return f"{key}: {message}; got {error['input']!r}"
+        got = "" if isinstance(error["input"], dict) else f"; got {error['input']!r}"  # a section speaks for itself
+        return f"{key}: {message}{got}" if key else message
     *parents, wrong = error["loc"]
     known = list(_fields(parents))
     near = difflib.get_close_matches(str(wrong), known, n=1, cutoff=0.5)

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import signal
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -37,11 +38,14 @@ from rsuper_train.samples import Batch, Sample, TrainingCrops, ValidationCrops, 
 PATIENCE = 20
 """Steps in a row without a finite gradient after which training gives up; a loss scaler finds its scale in fewer."""
 
+GRACE = 2.0
+"""Seconds after a signal in which others are the same one, come by another way (a launcher's, a scheduler's)."""
+
 
 def train(config: Config, console: Console) -> Path:
     """Train a network; a run that was interrupted goes on from its last checkpoint.
 
-    SIGTERM and SIGINT end the step, write a checkpoint and return; a second one ends the process at once.
+    SIGTERM and SIGINT end the step, write a checkpoint and return; a later one ends the process at once.
 
     Returns:
         The run's folder: config.yaml, versions.json, losses.csv, tensorboard/, checkpoints/last.pt, and best.pt where
@@ -59,6 +63,10 @@ def train(config: Config, console: Console) -> Path:
         training = Training(config, fabric, Cases(config.data), console)
         try:
             training.run(stop)
+        except RuntimeError as error:  # a process that loads data ended while something else was done
+            if "DataLoader worker (pid" not in str(error):
+                raise
+            raise _data_error(error) from error
         finally:
             training.close()
     return config.run
@@ -87,7 +95,7 @@ def launch(hardware: Hardware) -> Fabric:
 
 
 class StopSignals:
-    """Notes the name of the first SIGTERM or SIGINT, and leaves a second one its default effect."""
+    """Notes the name of the first SIGTERM or SIGINT; one that comes later than `GRACE` has its default effect."""
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
     name = ""
@@ -101,9 +109,11 @@ class StopSignals:
             signal.signal(each, handler)
 
     def _note(self, number: int, _: object) -> None:
-        self.name = signal.Signals(number).name
-        for each in self.SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+        if not self.name:
+            self.name, self._first = signal.Signals(number).name, time.monotonic()
+        elif time.monotonic() - self._first > GRACE:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
 
 @dataclass
@@ -392,12 +402,23 @@ def _next(batches: Iterator[Batch]) -> Batch:
     """The next batch, or one sentence on why there is none."""
     try:
         return next(batches)
-    except Exception as error:  # of whatever makes crops; from a worker, its text is a traceback
-        raise ValueError(f"data: {str(error).strip().splitlines()[-1]}") from error
+    except Exception as error:  # of whatever makes crops
+        raise _data_error(error) from error
+
+
+def _data_error(error: Exception) -> ValueError:
+    if isinstance(error, ConnectionError | EOFError) or "DataLoader worker (pid" in str(error):
+        return ValueError("data: a process that loads data was killed; for want of memory? try fewer hardware.workers")
+    return ValueError(f"data: {str(error).strip().splitlines()[-1]}")  # from a worker, the text is a traceback
 
 
 def _start_worker(_: int) -> None:
-    """One thread a worker; an interrupt from the keyboard is the trainer's to handle."""
+    """One thread a worker. A signal to all processes, to stop them, is the trainer's to heed, who needs its workers."""
     blosc2.set_nthreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+    signal.signal(signal.SIGTERM, _heed_the_next)
+
+
+def _heed_the_next(number: int, _: object) -> None:
+    signal.signal(number, signal.SIG_DFL)

@@ -35,21 +35,19 @@ def sample_losses(
 ) -> dict[str, torch.Tensor]:
     """The losses of one sample of a batch, by the names of `LOSSES`; those that do not apply are left out.
 
-    Without a plane that is annotated per voxel there is no segmentation term: what a report says of a voxel, the ball
-    loss says too.
+    The segmentation term speaks on report crops, too: outside of what is reported or unknown, there is no tumour.
 
     Args:
         heads: logits (1, C, D, H, W) of that sample, final head first.
     """
     one, findings = slice(index, index + 1), batch.findings[index]
-    annotated = any(findings.status(0, channel) == "annotated" for channel in range(findings.channel_count))
     return criterion(
         heads,
         findings,
         batch.regions[one],
         batch.spacing[index],
         ct=batch.ct[one],
-        labels=batch.labels[one] if annotated else None,
+        labels=batch.labels[one],
         unknown=None if batch.unknown is None else batch.unknown[one],
     )
 

@@ -139,7 +139,9 @@ def _defaults(parameters: Any, config: Config) -> dict[str, Any]:
     known |= {"channels": WIDTHS[: len(strides) + 1], "strides": strides}
     if "upsample_kernel_size" in parameters:
         known |= {"kernel_size": [3] * (len(strides) + 1), "strides": [1, *strides], "upsample_kernel_size": strides}
-    named = ("spatial_dims", "in_channels", "out_channels")
+    if "norm" in parameters and parameters["norm"].default == "batch":
+        known["norm"] = "instance"  # the few crops of a batch would estimate its statistics badly
+    named = ("spatial_dims", "in_channels", "out_channels", "norm")
     return {n: known[n] for n, p in parameters.items() if n in known and (n in named or p.default is p.empty)}
 
 

@@ -51,21 +51,24 @@ def config(name: str, patch: tuple[int, int, int] = (32, 32, 32), loss_heads=Non
         ("UNet", {"num_res_units": 2}, 1),
         ("BasicUNet", {}, 1),
         ("AttentionUnet", {}, 1),
+        ("SwinUNETR", {"feature_size": 12, "use_checkpoint": True}, 1),
+        ("UNETR", {"feature_size": 8, "hidden_size": 96, "mlp_dim": 96, "num_heads": 4}, 1),
         ("VNet", {}, 1),
         (f"{__name__}:Tied", {"kernel": 5}, 1),
         (f"{__name__}:Valued", {}, 1),
     ],
 )
 def test_networks_and_their_heads(name, arguments, count):
-    asked = config(name, arguments=arguments)
+    size = (64, 64, 64) if name == "SwinUNETR" else (32, 32, 32)
+    asked = config(name, patch=size, arguments=arguments)
     network = build_network(asked)
     assert initialise(network, asked) == count
     # the biases of the last convolutions, and no others
     changed = [p for p in network.parameters() if p.ndim == 1 and (p == -4).all()]
     assert [len(bias) for bias in changed] == [2] * count
     with torch.no_grad():
-        outputs = heads(network(torch.zeros(2, 2, 32, 32, 32)), (32, 32, 32))
-    assert [tuple(logits.shape) for logits in outputs] == [(2, 2, 32, 32, 32)] * count
+        outputs = heads(network(torch.zeros(2, 2, *size)), size)
+    assert [tuple(logits.shape) for logits in outputs] == [(2, 2, *size)] * count
 
 
 def test_levels_of_a_unet_follow_from_the_crop():
