@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from statistics import median
-from typing import Any, TextIO
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -57,11 +57,11 @@ def run_demo(
     Raises:
         ValueError: `out` holds what is not of a demo, a command failed, or training was stopped.
     """
+    os.environ["RSUPER_DATA"] = str(data_folder().resolve())
     _begin(out)
     torch.set_num_threads(threads)
     with ExitStack() as stack:
         # inside the folder, commands and configuration name its files briefly
-        os.environ["RSUPER_DATA"] = str(data_folder().resolve())
         stack.callback(os.chdir, Path.cwd())
         os.chdir(out)
         rsuper = _Commands(console, stack.enter_context(open(LOG, "w", encoding="utf-8")))
@@ -70,15 +70,15 @@ def run_demo(
         settings = [f"seed={seed}", f"hardware.threads={threads}"]
         _train(rsuper, settings if steps is None else [*settings, f"stages.0.steps={steps}"])
         _judge(rsuper)
-        draw_losses(_read_csv("losses.csv"), Path("losses.png"))
-        if panels := list(_panels()):
+        losses = _read_csv("losses.csv")
+        step, loss = (1e3 * median(float(row[name]) for row in losses) for name in ("step_seconds", "loss_seconds"))
+        console.print(f"A step takes {step:.0f} ms, the losses {loss:.1f} ms of it ({loss / step:.0%}).")
+        figures = json.loads(Path("evaluation/evaluation.json").read_text(encoding="utf-8"))["channels"]["lesion"]
+        draw_losses(losses, Path("losses.png"))
+        if panels := list(_panels(OperatingPoint(**figures["operating_point"]))):
             draw_cases(panels, Path("demo.png"))
-        metrics = {
-            "report-supervised": _read_figures(),
-            "training step": _step_seconds(),
-            "seconds": rsuper.seconds,
-            "versions": versions(),
-        }
+        milliseconds = {"step": step, "losses": loss}
+        metrics = figures | {"milliseconds": milliseconds, "seconds": rsuper.seconds, "versions": versions()}
         text = json.dumps(metrics, indent=1, allow_nan=False) + "\n"
         write_atomically(Path("metrics.json"), lambda part: part.write_text(text, encoding="utf-8"))
     console.print(f"{sum(rsuper.seconds.values()):.0f} s. Written to {escape(str(out))}: {', '.join(RESULTS)}")
@@ -140,8 +140,6 @@ def _train(rsuper: _Commands, settings: list[str]) -> None:
     if checkpoint_provenance(Path("run"))["step"] < load_config(Path(CONFIG), settings).steps:
         raise ValueError("training was stopped, and with it the demo; the next demo begins anew")
     shutil.copy("run/losses.csv", "losses.csv")
-    step, loss = _step_seconds().values()
-    rsuper.console.print(f"A step takes {1e3 * step:.0f} ms, the losses {1e3 * loss:.1f} ms of it ({loss / step:.0%}).")
 
 
 def _judge(rsuper: _Commands) -> None:
@@ -153,9 +151,9 @@ def _judge(rsuper: _Commands) -> None:
     rsuper("evaluate", "predictions/test", *hidden, *chosen, shown=True)
 
 
-def _panels() -> Iterator[Panel]:
+def _panels(point: OperatingPoint) -> Iterator[Panel]:
     """For liver, kidney and spleen the first test case with a lesion there, at the slice where it is largest."""
-    predictor, point = Predictor([Path("run")], "cpu"), OperatingPoint(**_read_figures()["operating_point"])
+    predictor = Predictor([Path("run")], "cpu")
     options = Options(predictor.label_set, predictor.manifest.spacing, predictor.manifest.clip)
     reports, truths = _read_reports("data/test/reports.csv"), find_cases(Path("data/test/truth"))
     for channel in ("liver_lesion", "kidney_lesion", "spleen_lesion"):
@@ -183,17 +181,6 @@ def _ball_mask(predictor: Predictor, volume: Volume, text: str) -> np.ndarray:
     regions, recipe = torch.from_numpy(volume.labels)[None], predictor.config.loss.build_recipe()
     logits = torch.logit(probability, 1e-6)[None]
     return pseudo_masks(logits, findings, regions, volume.record.spacing, recipe=recipe).body.any(0).numpy()
-
-
-def _step_seconds() -> dict[str, float]:
-    """Medians over the steps: of a step, and of the losses in it."""
-    rows = _read_csv("losses.csv")
-    return {name: median(float(row[name]) for row in rows) for name in ("step_seconds", "loss_seconds")}
-
-
-def _read_figures() -> dict[str, Any]:
-    result: dict[str, Any] = json.loads(Path("evaluation", "evaluation.json").read_text(encoding="utf-8"))
-    return result["channels"]["lesion"]
 
 
 def _read_reports(path: str) -> dict[str, str]:

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from scipy import ndimage
 
@@ -62,8 +61,7 @@ def draw_cases(panels: Sequence[Panel], path: Path) -> None:
         _draw_mask(cells[2], panel.truth, panel, TRUTH, 1.5)
         report = "\n".join(textwrap.wrap(panel.text, 185))
         cells[0].text(0.0, -0.02, report, transform=cells[0].transAxes, color=INK, fontsize=9.5, va="top")
-    handles = [Line2D([], [], color=colour, lw=1.6, label=label) for colour, label in (ORGANS, TRUTH)]
-    handles += [Patch(facecolor=colour, alpha=0.6, label=label) for colour, label in (BALL, PREDICTION)]
+    handles = [Patch(facecolor=colour, label=label) for colour, label in (ORGANS, BALL, PREDICTION, TRUTH)]
     figure.legend(handles=handles, loc="lower center", ncol=4, frameon=False, labelcolor=INK, fontsize=11)
     write_atomically(path, lambda part: figure.savefig(part, dpi=110, format="png", facecolor=PAPER))
 

@@ -23,7 +23,7 @@ from rsuper_train.demo import CONFIG
 from rsuper_train.layout import find_cases
 from rsuper_train.manifest import read_manifest
 
-FEW = ("--steps", 3, "--train-cases", 2, "--test-cases", 2, "--threads", 1)
+FEW = ("--steps", 3, "--train-cases", 3, "--test-cases", 2, "--threads", 1)
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,9 @@ def demo(tmp_path_factory):
     """A demo's folder and what was printed."""
     out = tmp_path_factory.mktemp("demo") / "deep"
     before = Path.cwd()
-    result = run("--out", out, *FEW)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RSUPER_DATA", str(data_folder()))
+        result = run("--out", out, *FEW)
     assert result.exit_code == 0, result.output
     assert Path.cwd() == before
     return out, result.output
@@ -55,8 +57,8 @@ def test_files_are_well_formed(demo):
     assert [row["step"] for row in rows] == ["1", "2", "3"]
     assert all(math.isfinite(float(row["total"])) and float(row["loss_seconds"]) > 0 for row in rows)
     metrics = json.loads((out / "metrics.json").read_text())
-    assert metrics["report-supervised"]["counts"]["with_mask"] == 2
-    assert "chosen on 1 cases of predictions/validation" in metrics["report-supervised"]["operating_point"]["origin"]
+    assert metrics["counts"]["with_mask"] == 2
+    assert "chosen on 1 cases of predictions/validation" in metrics["operating_point"]["origin"]
     assert {"cohort", "prepare", "train", "predict", "evaluate"} <= metrics["seconds"].keys()
     problems = json.loads((out / "evaluation" / "evaluation.json").read_text())["problems"]
     assert problems == []
@@ -77,8 +79,8 @@ def test_training_sees_no_mask(demo):
     assert not any(files.lesions for files in find_cases(out / "data" / "training" / "cases").values())
     manifest = read_manifest(out / "prepared")
     assert manifest.channels == ()
-    assert set(manifest.cases) == {"ct-0000", "ct-0001", "ct-0002"}
-    assert (out / "validation.txt").read_text() == "ct-0002\n"
+    assert set(manifest.cases) == {f"ct-000{number}" for number in range(4)}
+    assert (out / "validation.txt").read_text() == "ct-0003\n"
     assert set(find_cases(out / "data" / "test" / "cases")) == {"ct-10000", "ct-10001"}
 
 
