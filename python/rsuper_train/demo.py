@@ -40,8 +40,7 @@ from rsuper_train.reports.rules import RulesExtractor
 CONFIG, LABELS, VALIDATION, LOG = "demo.yaml", "labels.yaml", "validation.txt", "log.txt"
 FOLDERS = ("data", "prepared", "run", "predictions", "evaluation")
 RESULTS = ("demo.png", "losses.png", "losses.csv", "metrics.json", "reports.csv", "tumours.csv")
-TEST_FROM = 10_000
-"""Number of the first test case, behind those of any training cohort."""
+TEST_FROM = 10_000  # number of the first test case, behind those of any training cohort
 
 
 def run_demo(
@@ -57,6 +56,7 @@ def run_demo(
     Raises:
         ValueError: `out` holds what is not of a demo, a command failed, or training was stopped.
     """
+    started = time.perf_counter()
     os.environ["RSUPER_DATA"] = str(data_folder().resolve())
     _begin(out)
     torch.set_num_threads(threads)
@@ -81,7 +81,7 @@ def run_demo(
         metrics = figures | {"milliseconds": milliseconds, "seconds": rsuper.seconds, "versions": versions()}
         text = json.dumps(metrics, indent=1, allow_nan=False) + "\n"
         write_atomically(Path("metrics.json"), lambda part: part.write_text(text, encoding="utf-8"))
-    console.print(f"{sum(rsuper.seconds.values()):.0f} s. Written to {escape(str(out))}: {', '.join(RESULTS)}")
+    console.print(f"{time.perf_counter() - started:.0f} s. Written to {escape(str(out))}: {', '.join(RESULTS)}")
 
 
 @dataclass
@@ -130,8 +130,8 @@ def _make_data(rsuper: _Commands, seed: int, train_cases: int, test_cases: int) 
     Path(VALIDATION).write_text("\n".join([*reports][train_cases:]) + "\n", encoding="utf-8")
     ill = [row["report_id"] for row in _read_csv("tumours.csv") if row["tumour"]]
     example = " ".join(reports[next(iter(ill), next(iter(reports)))].split())
-    rsuper.console.print(f"{train_cases} cases to learn from: CT, organs, report; no lesion mask. For example:")
-    rsuper.console.print(f"[italic]“{escape(example)}”[/]", highlight=False)
+    said = f"{train_cases} cases to learn from: CT, organs, report; no lesion mask. For example:"
+    rsuper.console.print(f"{said}\n[italic]“{escape(example)}”[/]", highlight=False)
 
 
 def _train(rsuper: _Commands, settings: list[str]) -> None:

@@ -59,7 +59,7 @@ def draw_cases(panels: Sequence[Panel], path: Path) -> None:
         _draw_mask(cells[1], panel.ball, panel, BALL)
         _draw_mask(cells[2], panel.prediction, panel, PREDICTION)
         _draw_mask(cells[2], panel.truth, panel, TRUTH, 1.5)
-        report = "\n".join(textwrap.wrap(panel.text, 185))
+        report = "\n".join(textwrap.wrap(panel.text, 175))
         cells[0].text(0.0, -0.02, report, transform=cells[0].transAxes, color=INK, fontsize=9.5, va="top")
     handles = [Patch(facecolor=colour, label=label) for colour, label in (ORGANS, BALL, PREDICTION, TRUTH)]
     figure.legend(handles=handles, loc="lower center", ncol=4, frameon=False, labelcolor=INK, fontsize=11)
