@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -198,22 +197,17 @@ def cohort(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the pictures and figures.")] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option(help="Seed of the cohort and of the training.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Training steps; the default takes about two minutes.")] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
-    train_cases: Annotated[int, typer.Option(help="Training cases.")] = 48,
-    test_cases: Annotated[int, typer.Option(help="Test cases.")] = 16,
+    out: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(min=0, help="Of the cohort and of the training.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; by default enough of them.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+    train_cases: Annotated[int, typer.Option(min=1, help="Cases to train on.")] = 48,
+    test_cases: Annotated[int, typer.Option(min=1, help="Cases with hidden masks.")] = 16,
 ) -> None:
     """Learn to segment tumours in a real CT from report sentences alone, and compare with hidden masks."""
-    from rsuper_train.demo import DemoOptions, run_demo  # slow imports, not needed for --help
-    from rsuper_train.demo_engine import Settings
+    from rsuper_train.demo import run_demo  # slow imports, not needed for --help
 
-    settings = Settings() if steps is None else replace(Settings(), steps=steps)
-    options = DemoOptions(
-        out=out, seed=seed, threads=threads, train_cases=train_cases, test_cases=test_cases, settings=settings
-    )
-    run_demo(options, Console())
+    run_demo(out, seed, steps, threads, train_cases, test_cases, Console())
 
 
 def main() -> None:

@@ -1,284 +1,192 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo: a network learns to segment tumours in a real CT from nothing but report sentences."""
+"""The demo: a network learns to segment tumours in a real CT from report sentences, by the commands a user types."""
 
 from __future__ import annotations
 
 import csv
 import json
-import platform
+import os
+import shlex
+import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from contextlib import ExitStack, nullcontext, redirect_stdout
+from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
+from statistics import median
+from typing import TextIO
 
-import monai
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from torch import nn
+from rich.markup import escape
 
-import rsuper_kernels
-from rsuper_train.calibrate import OperatingPoint, choose_operating_point
-from rsuper_train.cohort import CohortOptions
-from rsuper_train.cohort.case import Case, Truth
-from rsuper_train.data import Sample, prepare, to_case_grid
-from rsuper_train.demo_engine import Settings, StepTime, ball_mask, build_network, predict, train
-from rsuper_train.evaluate import CaseScore, Summary, score_case, summarise
+from rsuper_kernels import pseudo_masks
+from rsuper_train.checkpoint import checkpoint_provenance, versions
+from rsuper_train.cli import app
+from rsuper_train.cohort.real_ct import data_folder
+from rsuper_train.config import load_config
 from rsuper_train.figures import Panel, draw_cases, draw_losses
 from rsuper_train.files import write_atomically
-from rsuper_train.reports.table import write_table
+from rsuper_train.layout import case_files, find_cases
+from rsuper_train.metrics import OperatingPoint, segment
+from rsuper_train.nifti import Image
+from rsuper_train.predict import Predictor
+from rsuper_train.read import Options, Volume, read_case
+from rsuper_train.reports.findings import to_findings
+from rsuper_train.reports.rules import RulesExtractor
+
+CONFIG, LABELS, VALIDATION, LOG = "demo.yaml", "labels.yaml", "validation.txt", "log.txt"
+FOLDERS = ("data", "prepared", "run", "predictions", "evaluation")
+RESULTS = ("demo.png", "losses.png", "losses.csv", "metrics.json", "reports.csv", "tumours.csv")
+TEST_FROM = 10_000  # number of the first test case, behind those of any training cohort
 
 
-@dataclass(frozen=True)
-class DemoOptions:
-    """What `rsuper demo` can be told."""
+def run_demo(
+    out: Path, seed: int, steps: int | None, threads: int, train_cases: int, test_cases: int, console: Console
+) -> None:
+    """Make a cohort, learn from its reports, hold predictions against hidden masks.
 
-    out: Path = Path("runs/demo")
-    seed: int = 0
-    threads: int = 2
-    train_cases: int = 48
-    validation_cases: int = 12
-    test_cases: int = 16
-    settings: Settings = field(default_factory=Settings)
+    Args:
+        out: folder for everything; what an earlier demo left there is removed.
+        steps: of the training; None: as many as the configuration says.
+        train_cases: a quarter as many are there for validation.
 
-    def __post_init__(self) -> None:
-        for name, least in (
-            ("threads", 1),
-            ("train_cases", 1),
-            ("validation_cases", 0),
-            ("test_cases", 1),
-            ("seed", 0),
-        ):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name.replace('_', '-')}: expected at least {least}, got {getattr(self, name)}")
-        if self.settings.steps < 1:
-            raise ValueError(f"steps: expected at least 1, got {self.settings.steps}")
-        if self.out.exists() and not self.out.is_dir():
-            raise ValueError(f"out: {self.out} is a file; give a folder to write to")
-
-
-class Clock:
-    """Wall time of the parts of a run, in seconds."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = round(time.perf_counter() - start, 2)
-
-
-def run_demo(options: DemoOptions, console: Console) -> dict[str, object]:
-    """Make the cohort, train on its reports, evaluate on hidden masks, write to `options.out`; returns the metrics."""
-    options.out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(options.threads)
-    clock, settings = Clock(), options.settings
-    with clock.part("cohort"), console.status("making the cohort: real anatomy, implanted lesions, written reports"):
-        training, validation, (test, truths) = _cohorts(options)
-        samples, validation_samples, test_samples = (
-            [prepare(c) for c in cases] for cases in (training, validation, test)
-        )
-    _write_reports(options.out, [*training, *validation], [*samples, *validation_samples])
-    console.print(f"{len(samples)} training cases: CT, organ labels, report. No lesion mask. For example:")
-    console.print(f"  [italic]“{_example(training, samples)}”[/italic]")
-
-    network = build_network(settings, options.seed)
-    with clock.part("evaluation before"):
-        before = _evaluate(network, test_samples, test, truths, OperatingPoint())[0]
-    with clock.part("training"):
-        network, history, times = _train(network, samples, settings, options.seed, console)
-    step = _step_time(times)
-    console.print(
-        f"A step takes {step['step_ms']:.0f} ms, the losses {step['losses_ms']:.1f} ms of it ({step['share']:.1%})."
-    )
-    with (
-        clock.part("evaluation"),
-        console.status("choosing the threshold on reports, then comparing with the hidden masks"),
-    ):
-        point = choose_operating_point([predict(network, s) for s in validation_samples], validation_samples)
-        after, masks = _evaluate(network, test_samples, test, truths, point)
-    with clock.part("figures"), console.status("drawing"):
-        draw_losses(history, options.out / "losses.png")
-        if panels := _panels(network, settings, test_samples, test, truths, masks):
-            draw_cases(panels, options.out / "demo.png")
-    metrics = _metrics(options, clock, step, point, before, after)
-    _write(options.out, history, metrics)
-    console.print(_table(summarise(before), summarise(after)))
-    written = "demo.png, losses.png, losses.csv, metrics.json; reports.csv, and tumours.csv extracted from it"
-    console.print(f"{sum(clock.seconds.values()):.0f} s. Written to {options.out}: {written}")
-    return metrics
+    Raises:
+        ValueError: `out` holds what is not of a demo, a command failed, or training was stopped.
+    """
+    started = time.perf_counter()
+    os.environ["RSUPER_DATA"] = str(data_folder().resolve())
+    _begin(out)
+    torch.set_num_threads(threads)
+    with ExitStack() as stack:
+        # inside the folder, commands and configuration name its files briefly
+        stack.callback(os.chdir, Path.cwd())
+        os.chdir(out)
+        rsuper = _Commands(console, stack.enter_context(open(LOG, "w", encoding="utf-8")))
+        console.print(f"[dim]$[/] cd {escape(shlex.quote(str(out)))}", highlight=False, soft_wrap=True)
+        _make_data(rsuper, seed, train_cases, test_cases)
+        settings = [f"seed={seed}", f"hardware.threads={threads}"]
+        _train(rsuper, settings if steps is None else [*settings, f"stages.0.steps={steps}"])
+        _judge(rsuper)
+        losses = _read_csv("losses.csv")
+        step, loss = (1e3 * median(float(row[name]) for row in losses) for name in ("step_seconds", "loss_seconds"))
+        console.print(f"A step takes {step:.0f} ms, the losses {loss:.1f} ms of it ({loss / step:.0%}).")
+        figures = json.loads(Path("evaluation/evaluation.json").read_text(encoding="utf-8"))["channels"]["lesion"]
+        draw_losses(losses, Path("losses.png"))
+        if panels := list(_panels(OperatingPoint(**figures["operating_point"]))):
+            draw_cases(panels, Path("demo.png"))
+        milliseconds = {"step": step, "losses": loss}
+        metrics = figures | {"milliseconds": milliseconds, "seconds": rsuper.seconds, "versions": versions()}
+        text = json.dumps(metrics, indent=1, allow_nan=False) + "\n"
+        write_atomically(Path("metrics.json"), lambda part: part.write_text(text, encoding="utf-8"))
+    console.print(f"{time.perf_counter() - started:.0f} s. Written to {escape(str(out))}: {', '.join(RESULTS)}")
 
 
-def _cohorts(options: DemoOptions) -> tuple[list[Case], list[Case], tuple[list[Case], list[Truth]]]:
-    """Training and validation cases without their truth, which is dropped here; test cases with it."""
-    cohort = CohortOptions(kind="ct", seed=options.seed)
-    training = [cohort.make(number)[0] for number in range(options.train_cases)]
-    validation = [cohort.make(10_000 + number)[0] for number in range(options.validation_cases)]
-    test = [cohort.make(20_000 + number) for number in range(options.test_cases)]
-    return training, validation, ([case for case, _ in test], [truth for _, truth in test])
+@dataclass
+class _Commands:
+    """Runs `rsuper` as if typed; what is not to be shown goes to the log, and progress to the terminal in any case."""
+
+    console: Console
+    log: TextIO
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def __call__(self, *words: object, shown: bool = False) -> None:
+        typed, started = [str(word) for word in words], time.perf_counter()
+        for console in (self.console, Console(file=self.log)):
+            console.print(f"[dim]$[/] rsuper {escape(shlex.join(typed))}", highlight=False, soft_wrap=True)
+        with nullcontext() if shown else redirect_stdout(self.log):
+            failed = app(typed, standalone_mode=False)
+        if failed:
+            raise ValueError(f"`rsuper {typed[0]}` failed; {LOG} in the demo's folder says why")
+        self.seconds[typed[0]] = round(self.seconds.get(typed[0], 0.0) + time.perf_counter() - started, 1)
 
 
-def _example(cases: Sequence[Case], samples: Sequence[Sample]) -> str:
-    """The first report that speaks of a lesion, in one line."""
-    ill = (case for case, sample in zip(cases, samples, strict=True) if any(g.tumours for g in sample.findings.groups))
-    return " ".join(next(ill, cases[0]).report.split())
+def _begin(out: Path) -> None:
+    """A folder with the configuration and nothing of an earlier demo; what else is in it stays."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out: {out} is a file; give a folder to write to")
+    left = [out / name for name in FOLDERS if (out / name).exists()]
+    if left and not (out / CONFIG).is_file():
+        raise ValueError(f"out: {left[0]} is not from a demo; give another folder to write to")
+    for folder in left:
+        shutil.rmtree(folder)
+    for name in RESULTS:
+        (out / name).unlink(missing_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    for source, name in (("demo.yaml", CONFIG), ("demo_labels.yaml", LABELS)):
+        (out / name).write_bytes(resources.files(__package__).joinpath(source).read_bytes())
 
 
-def _train(
-    network: nn.Module, samples: Sequence[Sample], settings: Settings, seed: int, console: Console
-) -> tuple[nn.Module, list[dict[str, float]], list[StepTime]]:
-    """Train behind a progress bar; returns the network, and losses and time of every step."""
-    history: list[dict[str, float]] = []
-    times: list[StepTime] = []
-    columns = (
-        TextColumn("training"),
-        BarColumn(bar_width=14),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[losses]}"),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("train", total=settings.steps, losses="")
-
-        def log(step: int, losses: dict[str, float], time: StepTime) -> None:
-            history.append(losses)
-            times.append(time)
-            progress.update(task, completed=step + 1, losses=_losses_text(history[-20:]))
-
-        return train(network, samples, settings, seed, log), history, times
+def _make_data(rsuper: _Commands, seed: int, train_cases: int, test_cases: int) -> None:
+    """Cases with reports and no masks, the table of their tumours, and test cases whose masks stay apart."""
+    cohort = ("--kind", "ct", "--masks", 0, "--label-map", "--seed", seed)
+    rsuper("cohort", "data/training", "--cases", train_cases + max(train_cases // 4, 1), *cohort)
+    rsuper("cohort", "data/test", "--cases", test_cases, "--start", TEST_FROM, *cohort)
+    shutil.copy("data/training/reports.csv", "reports.csv")
+    rsuper("reports", "extract", "reports.csv", "tumours.csv")
+    reports = _read_reports("reports.csv")
+    Path(VALIDATION).write_text("\n".join([*reports][train_cases:]) + "\n", encoding="utf-8")
+    ill = [row["report_id"] for row in _read_csv("tumours.csv") if row["tumour"]]
+    example = " ".join(reports[next(iter(ill), next(iter(reports)))].split())
+    said = f"{train_cases} cases to learn from: CT, organs, report; no lesion mask. For example:"
+    rsuper.console.print(f"{said}\n[italic]“{escape(example)}”[/]", highlight=False)
 
 
-def _step_time(times: Sequence[StepTime]) -> dict[str, float]:
-    """Medians over the steps: of a step and of its losses, in ms, and the losses' share."""
-    step, losses = (1e3 * float(np.median([getattr(time, part) for time in times])) for part in ("step", "losses"))
-    return {"step_ms": round(step, 1), "losses_ms": round(losses, 2), "share": round(losses / step, 4)}
+def _train(rsuper: _Commands, settings: list[str]) -> None:
+    rsuper("prepare", "data/training/cases", "prepared", "--own-spacing", "--label-set", LABELS)
+    rsuper("train", CONFIG, *(word for setting in settings for word in ("--set", setting)))
+    if checkpoint_provenance(Path("run"))["step"] < load_config(Path(CONFIG), settings).steps:
+        raise ValueError("training was stopped, and with it the demo; the next demo begins anew")
+    shutil.copy("run/losses.csv", "losses.csv")
 
 
-def _losses_text(recent: Sequence[dict[str, float]]) -> str:
-    """The mean of recent losses, short enough for a terminal of 80 columns."""
-    mean = {name: float(np.mean([step[name] for step in recent])) for name in recent[0]}
-    mean["ball"] = mean.pop("ball_bce", 0.0) + mean.pop("ball_dice", 0.0)
-    return " ".join(f"{name} {mean[name]:.2f}" for name in ("volume", "ball", "attenuation") if name in mean)
+def _judge(rsuper: _Commands) -> None:
+    """Predict and hold the masks against the hidden ones; threshold and smallest tumour are chosen on reports."""
+    rsuper("predict", "run", "data/training/cases", "predictions/validation", "--cases", VALIDATION)
+    rsuper("predict", "run", "data/test/cases", "predictions/test")
+    hidden = ("data/test/truth", "--data", "data/test/cases", "--out", "evaluation")
+    chosen = ("--validation", "predictions/validation", "--reports", "tumours.csv", "--recut")
+    rsuper("evaluate", "predictions/test", *hidden, *chosen, shown=True)
 
 
-def _evaluate(
-    network: nn.Module, samples: Sequence[Sample], cases: Sequence[Case], truths: Sequence[Truth], point: OperatingPoint
-) -> tuple[list[CaseScore], list[np.ndarray]]:
-    """Scores and predicted masks on the cases' grids."""
-    masks = [
-        to_case_grid(point.apply(predict(network, sample), sample), sample, case.ct.shape)
-        for sample, case in zip(samples, cases, strict=True)
-    ]
-    scores = [score_case(t.case_id, m, t.instances, c.spacing) for c, t, m in zip(cases, truths, masks, strict=True)]
-    return scores, masks
-
-
-def _panels(
-    network: nn.Module,
-    settings: Settings,
-    samples: Sequence[Sample],
-    cases: Sequence[Case],
-    truths: Sequence[Truth],
-    masks: Sequence[np.ndarray],
-) -> list[Panel]:
-    """One row for liver, kidney and spleen: the first test case with a lesion there, at its largest slice."""
-    panels: list[Panel] = []
-    for organ in ("liver", "kidney", "spleen"):
-        found = [(i, n) for i, t in enumerate(truths) for n, r in enumerate(t.tumours, 1) if r.organ == organ]
-        fresh = [place for place in found if cases[place[0]].case_id not in {panel.title for panel in panels}]
-        if not found:
-            continue
-        i, number = (fresh or found)[0]
-        case, sample = cases[i], samples[i]
-        panels.append(
-            Panel(
-                title=case.case_id,
-                report=case.report,
-                ct=case.ct,
-                labels=to_case_grid(sample.labels.numpy(), sample, case.ct.shape),
-                truth=truths[i].mask,
-                ball=to_case_grid(ball_mask(network, sample, settings), sample, case.ct.shape),
-                prediction=masks[i],
-                spacing=case.spacing,
-                slice=int((truths[i].instances == number).sum((1, 2)).argmax()),
+def _panels(point: OperatingPoint) -> Iterator[Panel]:
+    """For liver, kidney and spleen the first test case with a lesion there, at the slice where it is largest."""
+    predictor = Predictor([Path("run")], "cpu")
+    options = Options(predictor.label_set, predictor.manifest.spacing, predictor.manifest.clip)
+    reports, truths = _read_reports("data/test/reports.csv"), find_cases(Path("data/test/truth"))
+    for channel in ("liver_lesion", "kidney_lesion", "spleen_lesion"):
+        masks = {id: Image(files.lesions[channel]).read() > 0 for id, files in truths.items()}
+        if id := next((id for id, mask in masks.items() if mask.any()), None):
+            image = Image(Path("predictions/test", id, "probabilities/lesion.nii.gz"))
+            volume = read_case(case_files(Path("data/test/cases", id)), options)
+            yield Panel(
+                text=f"{id}   “{reports[id]}”",
+                ct=volume.ct,
+                labels=volume.labels,
+                truth=np.any([Image(path).read() > 0 for path in truths.pop(id).lesions.values()], axis=0),
+                ball=_ball_mask(predictor, volume, reports[id]),
+                prediction=segment(image.read(np.float32), image.grid.spacing, point),
+                spacing=image.grid.spacing,
+                slice=int(masks[id].sum((1, 2)).argmax()),
             )
-        )
-    return panels
 
 
-def _metrics(
-    options: DemoOptions,
-    clock: Clock,
-    step: dict[str, float],
-    point: OperatingPoint,
-    before: list[CaseScore],
-    after: list[CaseScore],
-) -> dict[str, object]:
-    """Everything that metrics.json holds."""
-    return {
-        "before training": asdict(summarise(before)),
-        "report-supervised": asdict(summarise(after)),
-        "cases": [asdict(score) for score in after],
-        "operating_point": asdict(point),
-        "options": {**asdict(options), "out": str(options.out)},
-        "seconds": clock.seconds,
-        "training step": step,
-        "versions": {
-            "rsuper_kernels": rsuper_kernels.__version__,
-            "torch": torch.__version__,
-            "monai": monai.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
-    }
+def _ball_mask(predictor: Predictor, volume: Volume, text: str) -> np.ndarray:
+    """Where the Ball Loss places the tumours of a report, bool (D, H, W)."""
+    probability = torch.from_numpy(predictor.probabilities(volume.record, volume.ct, volume.labels))
+    report = RulesExtractor().extract(volume.record.id, text)
+    findings = to_findings([report], predictor.label_set, predictor.channels).findings
+    regions, recipe = torch.from_numpy(volume.labels)[None], predictor.config.loss.build_recipe()
+    logits = torch.logit(probability, 1e-6)[None]
+    return pseudo_masks(logits, findings, regions, volume.record.spacing, recipe=recipe).body.any(0).numpy()
 
 
-def _write_reports(out: Path, cases: Sequence[Case], samples: Sequence[Sample]) -> None:
-    """reports.csv, the texts that training sees, and tumours.csv, what was read from them."""
-
-    def write(part: Path) -> None:
-        with part.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([("id", "report"), *((case.case_id, case.report) for case in cases)])
-
-    write_atomically(out / "reports.csv", write)
-    write_table([sample.report for sample in samples], out / "tumours.csv")
+def _read_reports(path: str) -> dict[str, str]:
+    return {row["id"]: row["report"] for row in _read_csv(path)}
 
 
-def _write(out: Path, history: Sequence[dict[str, float]], metrics: dict[str, object]) -> None:
-    """losses.csv and metrics.json, each whole or not at all. NaN becomes null."""
-    rows = [",".join(("step", *history[0]))]
-    rows += [",".join((str(i), *(f"{v:.6g}" for v in step.values()))) for i, step in enumerate(history, 1)]
-    write_atomically(out / "losses.csv", lambda part: part.write_text("\n".join(rows) + "\n", encoding="utf-8"))
-    text = json.dumps(_without_nan(metrics), indent=2, allow_nan=False)
-    write_atomically(out / "metrics.json", lambda part: part.write_text(text + "\n", encoding="utf-8"))
-
-
-def _without_nan(value: object) -> object:
-    """The same value with None for NaN, which JSON does not know."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and np.isnan(value) else value
-
-
-def _table(before: Summary, after: Summary) -> Table:
-    """The result, for the terminal."""
-    table = Table(title=f"Test cases with hidden lesion masks ({after.lesions} lesions)", title_justify="left")
-    table.add_column("")
-    for name in ("DSC", "sensitivity", "FP / case", "volume error"):
-        table.add_column(name, justify="right")
-    for name, s in (("before training", before), ("report-supervised", after)):
-        cells = (
-            f"{s.dice:.2f}",
-            f"{s.sensitivity:.2f}",
-            f"{s.false_positives_per_case:.2f}",
-            f"{s.volume_error_percent:.0f} %",
-        )
-        table.add_row(name, *cells, style="bold" if s is after else None)
-    return table
+def _read_csv(path: str) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

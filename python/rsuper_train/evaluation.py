@@ -63,6 +63,9 @@ def evaluate(
     points = {job.channel: job.point for job in jobs}
     if validation is not None:
         known, troubles = find_jobs(validation, validation_truth or truth, None, said, list(points))
+        if validation_truth is None:  # where cases are, too, that are not meant for validation
+            judged = {job.case for job in jobs} - {job.case for job in known}
+            troubles = [trouble for trouble in troubles if trouble.case not in judged]
         measured = _each(measure, known, troubles, workers, console)
         for name, own in points.items():
             some = [found for job, found in measured if job.channel == name]

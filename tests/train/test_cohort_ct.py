@@ -15,10 +15,16 @@ from rsuper_train.cohort import CohortOptions
 from rsuper_train.cohort.case import Case
 from rsuper_train.cohort.lesions import LesionOptions
 from rsuper_train.cohort.real_ct import FIELD_OF_VIEW, LESIONS, ORGAN_LABELS, data_folder, load_anatomy, make_case
-from rsuper_train.data import findings_of
+from rsuper_train.reports.findings import to_findings
+from rsuper_train.reports.masks import LabelSet
 from rsuper_train.reports.rules import RulesExtractor
 
-READER = RulesExtractor()
+LABELS = LabelSet("organs", ORGAN_LABELS)
+
+
+def groups_of(case):
+    """What the report says, by region of the label map."""
+    return to_findings([RulesExtractor().extract(case.case_id, case.report)], LABELS, ["lesion"]).findings.groups
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +100,7 @@ def test_training_part_carries_no_mask(cohort):
 def test_report_says_what_was_implanted(cohort):
     pytest.importorskip("rsuper_train.reports.rules.extractor")
     for case, truth in zip(*cohort, strict=True):
-        said = {
-            group.region: group.tumours
-            for group in findings_of(READER.extract(case.case_id, case.report)).groups
-            if group.tumours
-        }
+        said = {group.region: group.tumours for group in groups_of(case) if group.tumours}
         assert sum(map(len, said.values())) == len(truth.tumours), case.report
         for tumour in truth.tumours:
             here = next(tumours for region, tumours in said.items() if ORGAN_LABELS[str(tumour)] in region)
@@ -118,7 +120,7 @@ def test_no_lesions_when_none_are_asked_for():
     case, truth = make_case(anatomy, np.random.default_rng(0), "case", LesionOptions(count=(0, 0)))
     assert truth.tumours == ()
     assert not truth.mask.any()
-    assert all(group.negative for group in findings_of(READER.extract(case.case_id, case.report)).groups)
+    assert all(group.negative for group in groups_of(case))
 
 
 def test_data_folder_follows_the_environment(monkeypatch):
