@@ -207,7 +207,7 @@ def demo(
     """Learn to segment tumours in a real CT from report sentences alone, and compare with hidden masks."""
     from rsuper_train.demo import run_demo  # slow imports, not needed for --help
 
-    run_demo(out, seed, steps, threads, train_cases, test_cases, Console())
+    run_demo(app, out, seed, steps, threads, train_cases, test_cases, Console())
 
 
 def main() -> None:

@@ -19,12 +19,12 @@ from typing import TextIO
 
 import numpy as np
 import torch
+import typer
 from rich.console import Console
 from rich.markup import escape
 
 from rsuper_kernels import pseudo_masks
 from rsuper_train.checkpoint import checkpoint_provenance, versions
-from rsuper_train.cli import app
 from rsuper_train.cohort.real_ct import data_folder
 from rsuper_train.config import load_config
 from rsuper_train.figures import Panel, draw_cases, draw_losses
@@ -44,11 +44,19 @@ TEST_FROM = 10_000  # number of the first test case, behind those of any trainin
 
 
 def run_demo(
-    out: Path, seed: int, steps: int | None, threads: int, train_cases: int, test_cases: int, console: Console
+    app: typer.Typer,
+    out: Path,
+    seed: int,
+    steps: int | None,
+    threads: int,
+    train_cases: int,
+    test_cases: int,
+    console: Console,
 ) -> None:
     """Make a cohort, learn from its reports, hold predictions against hidden masks.
 
     Args:
+        app: the command line.
         out: folder for everything; what an earlier demo left there is removed.
         steps: of the training; None: as many as the configuration says.
         train_cases: a quarter as many are there for validation.
@@ -64,7 +72,7 @@ def run_demo(
         # inside the folder, commands and configuration name its files briefly
         stack.callback(os.chdir, Path.cwd())
         os.chdir(out)
-        rsuper = _Commands(console, stack.enter_context(open(LOG, "w", encoding="utf-8")))
+        rsuper = _Commands(app, console, stack.enter_context(open(LOG, "w", encoding="utf-8")))
         console.print(f"[dim]$[/] cd {escape(shlex.quote(str(out)))}", highlight=False, soft_wrap=True)
         _make_data(rsuper, seed, train_cases, test_cases)
         settings = [f"seed={seed}", f"hardware.threads={threads}"]
@@ -88,6 +96,7 @@ def run_demo(
 class _Commands:
     """Runs `rsuper` as if typed; what is not to be shown goes to the log, and progress to the terminal in any case."""
 
+    app: typer.Typer
     console: Console
     log: TextIO
     seconds: dict[str, float] = field(default_factory=dict)
@@ -97,7 +106,7 @@ class _Commands:
         for console in (self.console, Console(file=self.log)):
             console.print(f"[dim]$[/] rsuper {escape(shlex.join(typed))}", highlight=False, soft_wrap=True)
         with nullcontext() if shown else redirect_stdout(self.log):
-            failed = app(typed, standalone_mode=False)
+            failed = self.app(typed, standalone_mode=False)
         if failed:
             raise ValueError(f"`rsuper {typed[0]}` failed; {LOG} in the demo's folder says why")
         self.seconds[typed[0]] = round(self.seconds.get(typed[0], 0.0) + time.perf_counter() - started, 1)
