@@ -27,8 +27,12 @@ RESULT = RESULTS / "experiment.json"
 CONFIG = Path(__file__).with_suffix(".yaml")
 SEEDS = (0, 1, 2)
 MASKS, REPORTS, TEST = 10, 60, 30
-ARMS = {f"{MASKS} masks": 0.0, f"{MASKS} masks + {REPORTS} reports": 0.75, f"{REPORTS} reports": 1.0}
-"""Share of the crops that come from report cases."""
+ARMS = {
+    f"{MASKS} masks": 0.0,
+    f"{MASKS} masks + {REPORTS} reports": round(REPORTS / (MASKS + REPORTS), 2),
+    f"{REPORTS} reports": 1.0,
+}
+"""Share of the crops that come from report cases: with both, every case is seen as often as any other."""
 FIRST_TEST_CASE = 1000
 """Test cases are of the same kind and seed, with other numbers."""
 
