@@ -122,12 +122,11 @@ def _picture(row: Row) -> tuple[Row, str, str]:
     if row.job.ct is None:
         return row, "", "no CT beside the truth; --data names their folder"
     try:
-        predicted, _, truth, spacing = load(row.job)
-        ct = Image(row.job.ct).read()
-        if truth is None or ct.shape != truth.shape:
-            raise ValueError(f"{row.job.ct}: not on the grid of the prediction")
+        predicted, _, truth, grid = load(row.job)
+        ct, spacing = Image(row.job.ct, grid, "the prediction").read(), grid.spacing
     except ValueError as error:
         return row, "", first_line(error)
+    assert truth is not None
     level = int(truth.sum((1, 2)).argmax())
     box = _view(truth[level] | predicted[level], spacing[1:])
     ct, truth, predicted = (volume[level][box] for volume in (ct, truth, predicted))
