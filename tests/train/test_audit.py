@@ -105,7 +105,7 @@ def test_agreement_ranks_last(result) -> None:
         ("other place", "location", "reported 14 mm"),
         ("other place", "false positive", "predicted 1.4 ml in the liver outside of the reported places"),
         ("small", "volume", "reported 1.4 ml in the liver, segment 5, predicted 0.12 ml"),
-        ("three", "count", "reported 1 in the liver, segment 5, predicted 3"),
+        ("three", "count", "reported 1 tumour in the liver, segment 5, predicted 3"),
         ("bright", "attenuation", "50 HU darker than the rest"),
         ("kidney", "false positive", "predicted 0.5 ml in the kidney, which the report calls free of tumours"),
     ],
@@ -163,6 +163,16 @@ def test_says_why_cases_are_not_scored(run, tmp_path) -> None:
     assert result.left_out["small"] == "it has no report"
 
 
+def test_sites_are_named_as_the_report_does(run, tmp_path) -> None:
+    said = Report(id="kidney", tumours=(TUMOUR,), negatives=(Place(organ="kidney", laterality="left"),))
+    (scored,) = run(tmp_path, [said], fake(PREDICTIONS)).ranked
+    assert {site.site.kind: site.site.name for site in scored.sites} == {
+        "reported": "liver, segment 5",
+        "elsewhere": "liver",
+        "negative": "left kidney",
+    }
+
+
 def test_unknown_number_of_tumours(run, tmp_path) -> None:
     some = TUMOUR.model_copy(update={"count_known": False})
     (scored,) = run(tmp_path, [report("three", some)], fake(PREDICTIONS)).ranked
@@ -188,6 +198,7 @@ def test_lists_and_page(result, run, tmp_path) -> None:
     assert (tmp_path / "annotate.txt").read_text().split("\n")[:-1] == [case.id for case in result.ranked[:2]]
     page = (tmp_path / "audit.html").read_text(encoding="utf-8")
     assert "A dark &lt;14 mm&gt; lesion." in page
+    assert "prediction, p &ge; 0.5<" in page
     assert page.count("data:image/png;base64,") >= 2
     empty = run(tmp_path, [], fake({}))
     write_lists(empty, CHANNELS, tmp_path, 2)

@@ -62,7 +62,7 @@ def test_volumes_match_diameters(cohort):
     for _, truth, tumour, mask in lesions(cohort):
         ratios.append(mask.sum() * 27.0 / tumour.ellipsoid)
         extent = 3.0 * (np.ptp(np.argwhere(mask), axis=0) + 1)
-        assert extent.max() <= 1.35 * max(tumour.diameters) + 3.0, truth.case_id
+        assert extent.max() <= 1.35 * max(tumour.diameters) + 3.0, truth.report.id
     assert len(ratios) >= 10
     assert np.allclose(ratios, 1.0, atol=0.02)
 

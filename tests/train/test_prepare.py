@@ -194,13 +194,14 @@ def no_spacing(header):
 def nan_ct() -> np.ndarray:
     values = ct(np.float32)
     values[0, 0, :3] = np.nan, np.inf, -np.inf
+    values[1, 0] = np.nan  # in each plane
     return values
 
 
 @pytest.mark.parametrize(
     ("values", "affine", "edit", "note"),
     [
-        (nan_ct(), RAS, None, "1 voxels are not numbers, taken as -1000 HU"),
+        (nan_ct(), RAS, None, f"{1 + SHAPE[2]} voxels are not numbers, taken as -1000 HU"),
         ((ct() + 300).astype(np.uint16), RAS, None, "offset of -1024"),
         (ct(), RAS, no_forms, "no orientation"),
         (ct(), RAS, broken_sform, "qform is taken"),
@@ -232,6 +233,8 @@ def bad_case(folder: Path, kind: str) -> None:
             path.write_bytes(gzip.compress(b"no NIfTI at all"))
         case "two volumes":
             save(path, np.stack([ct(), ct()], axis=-1))
+        case "no numbers":
+            save(path, np.full(SHAPE, np.nan, np.float32))
         case "two axes":
             save(path, ct()[0])
         case "colours":
@@ -260,6 +263,7 @@ BAD = {
     "text": "ct.nii.gz: ",
     "text in gzip": "ct.nii.gz: ",
     "two volumes": "ct.nii.gz: expected one volume of three axes, got 12 x 10 x 8 x 2",
+    "no numbers": "ct.nii.gz: no voxel is a number",
     "two axes": "ct.nii.gz: expected one volume of three axes, got 10 x 8",
     "colours": "expected one number a voxel",
     "no affine": "the affine in the header cannot be inverted",
