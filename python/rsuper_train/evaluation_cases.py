@@ -93,7 +93,8 @@ def find_jobs(
             else:
                 jobs.append(Job(case, channel, finished[case], masks, said, cts.get(case), point))
     problems += [Problem(count(n), f"{channel}: neither mask nor report") for channel, n in unknown.items()]
-    if stray := sorted(reports.keys() - cases.keys() - folders.keys()):
+    stray = sorted(reports.keys() - cases.keys() - folders.keys())
+    if stray and unknown:  # perhaps under another name; otherwise it is a table of more cases
         shown = f"{', '.join(stray[:5])}{', ...' * (len(stray) > 5)}"
         problems.append(Problem(count(len(stray)), f"in the table of reports, but not among the predictions: {shown}"))
     return jobs, problems
