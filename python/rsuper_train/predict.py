@@ -176,7 +176,7 @@ def predict_folder(
 
 def read_ids(text: str) -> list[str]:
     """Ids of cases, by commas or from a text file with one a line."""
-    ids = Path(text).read_text(encoding="utf-8").splitlines() if isfile(text) else text.split(",")
+    ids = Path(text).read_text(encoding="utf-8-sig").splitlines() if isfile(text) else text.split(",")
     return [id.strip() for id in ids if id.strip()]
 
 

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from rsuper_train.audit import run_audit, write_lists
 from rsuper_train.audit_page import write_page
 from rsuper_train.cli import app
+from rsuper_train.predict import Predictor
 from rsuper_train.prepare import prepare
 from rsuper_train.read import Options
 from rsuper_train.reports.masks import load_label_set
@@ -171,6 +172,17 @@ def test_sites_are_named_as_the_report_does(run, tmp_path) -> None:
         "elsewhere": "liver",
         "negative": "left kidney",
     }
+
+
+def test_organs_of_another_label_set(tmp_path) -> None:
+    shape = (16, 16, 16)
+    write_case(tmp_path / "data" / "a", np.zeros(shape, bool), organs={"liver": np.ones(shape, bool)})
+    prepare(
+        tmp_path / "data", tmp_path / "prepared", Options(load_label_set("totalsegmentator")), 1, Console(quiet=True)
+    )
+    source = Predictor([make_run(tmp_path / "run", inputs=["organs"])], "cpu")
+    with pytest.raises(ValueError, match="label set abdomenatlas as in training; these are of totalsegmentator"):
+        run_audit(tmp_path / "prepared", [], source, tmp_path / "out", Console(quiet=True))
 
 
 def test_unknown_number_of_tumours(run, tmp_path) -> None:

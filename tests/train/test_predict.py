@@ -350,6 +350,8 @@ def test_what_is_finished_is_skipped(tmp_path: Path) -> None:
         predict([run], cases, out, cases=["a", "c"])
     with pytest.raises(ValueError, match="expected a folder outside of"):
         predict([run], cases, cases / "out")
+    (tmp_path / "ids.txt").write_text("a\n\nb\n", encoding="utf-8-sig")
+    assert read_ids(str(tmp_path / "ids.txt")) == ["a", "b"]
     many = ",".join(f"a-long-id-{number:04}" for number in range(99))
     with pytest.raises(ValueError, match="there is no case a-long-id-0000, "):
         predict([run], cases, out, cases=read_ids(many))

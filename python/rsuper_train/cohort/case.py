@@ -36,8 +36,3 @@ class Truth:
     instances: np.ndarray  # uint8 (D, H, W), 0 = none, i = i-th tumour
     tumours: tuple[Tumour, ...]
     report: Report
-
-    @property
-    def mask(self) -> np.ndarray:
-        """All lesions together, bool (D, H, W)."""
-        return self.instances > 0
