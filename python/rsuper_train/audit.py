@@ -122,12 +122,12 @@ def run_audit(
 
 @contextmanager
 def _noted(id: str, left_out: dict[str, str], console: Console) -> Iterator[None]:
-    """Note why a case is not scored, and go on."""
+    """Note why a case is not scored, and go on; but where nothing can be written, there is no use in it."""
     try:
         yield
     except NotScored as reason:
         left_out[id] = str(reason)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (FileNotFoundError, RuntimeError, ValueError) as error:
         left_out[id] = f"{FAILED}: {first_line(error)}"
         tell_failure(console, id, first_line(error))
 

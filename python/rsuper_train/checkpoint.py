@@ -60,6 +60,8 @@ def save(fabric: Fabric, path: Path, config: Config, state: Mapping[str, Any]) -
         fabric.barrier()
         if fabric.is_global_zero:
             os.replace(part, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         if fabric.is_global_zero:
             part.unlink(missing_ok=True)

@@ -11,7 +11,6 @@ import signal
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from rsuper_train import checkpoint as checkpoints
 from rsuper_train.cases import Cases
-from rsuper_train.checkpoint import BEST, FOLDER, LAST
+from rsuper_train.checkpoint import BEST, FOLDER, LAST, find_checkpoint
 from rsuper_train.config import Config, Hardware, Optimiser, Stage, to_yaml
-from rsuper_train.files import write_atomically
+from rsuper_train.files import first_line, write_text
 from rsuper_train.logs import Log, Times
 from rsuper_train.losses import LOSSES, build_criterion, losses_and_gradients, sample_losses
 from rsuper_train.networks import build_network, heads, initialise
@@ -63,6 +62,8 @@ def train(config: Config, console: Console) -> Path:
         training = Training(config, fabric, Cases(config.data), console)
         try:
             training.run(stop)
+        except torch.OutOfMemoryError as error:
+            raise ValueError(f"hardware: {first_line(error)}; try a smaller hardware.batch or data.patch") from error
         except RuntimeError as error:  # a process that loads data ended while something else was done
             if "DataLoader worker (pid" not in str(error):
                 raise
@@ -137,6 +138,7 @@ class Training:
         initialise(network, config)
         found = self._found(network)
         if not found and (path := config.network.weights):
+            path = find_checkpoint(path)
             checkpoints.load_weights(network, checkpoints.read(path), path)
         self.network = fabric.setup_module(torch.compile(network) if config.network.compile else network)
         self.average = None
@@ -145,6 +147,7 @@ class Training:
             self.average = AveragedModel(self.network.module, multi_avg_fn=rule, use_buffers=True)
         self.criterion = build_criterion(config.loss)
         self.validation_criterion = build_criterion(config.loss.model_copy(update={"heads": None}))
+        self.crops = [TrainingCrops(cases, config, stage) for stage in range(len(config.stages))]
         self.validation = ValidationCrops(cases, config)
         self.at, self.times = Counters(), Times(fabric.device)
         self.sums = torch.zeros(1 + len(LOSSES), device=fabric.device)  # number of samples and their losses
@@ -192,7 +195,7 @@ class Training:
             with self.times["data"]:
                 batch = _next(batches).to(self.fabric.device, non_blocking=True)
             with self.fabric.no_backward_sync(self.network, enabled=part < accumulate - 1):
-                logits = heads(self.network(batch.image), batch.image.shape[2:])
+                logits = self._heads(self.network, batch)
                 with self.times["loss"]:
                     values, gradients = losses_and_gradients(self.criterion, logits, batch, len(batch) * accumulate)
                 # its gradient at the heads is that of the losses; Fabric scales and reduces it as that of any loss
@@ -203,6 +206,16 @@ class Training:
         self._update(torch.cat(losses), case_ids, buffers)
         self.at.step += 1
         self.at.stage_step += 1
+
+    def _heads(self, network: torch.nn.Module, batch: Batch) -> list[torch.Tensor]:
+        try:
+            output = network(batch.image)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            shape, name = tuple(batch.image.shape), self.config.network.name
+            raise ValueError(f"network: {name} fails on a batch {shape}: {first_line(error)}") from error
+        return heads(output, batch.image.shape[2:])
 
     def _update(self, losses: torch.Tensor, case_ids: list[str], buffers: list[torch.Tensor]) -> None:
         """Change the weights, unless the gradient is not finite."""
@@ -254,9 +267,10 @@ class Training:
         step, options, last = self.at.step, self.config.logging, self.at.stage_step == self.stage.steps
         row: dict[str, float] = {}
         if step % options.every == 0 or last:
-            count, *sums = self.fabric.all_reduce(self.sums, reduce_op="sum").tolist()
+            sums = self.fabric.all_reduce(self.sums, reduce_op="sum")
+            means = (sums[1:] / sums[0]).tolist()  # not numbers where all steps were left out
             self.sums.zero_()
-            row = dict(zip(LOSSES, (value / max(count, 1) for value in sums), strict=True)) | self.times.means()
+            row = dict(zip(LOSSES, means, strict=True)) | self.times.means()
         if len(self.validation) and (step % options.validate_every == 0 or last):
             row["validation"] = self._validate()
         if self.log:
@@ -284,7 +298,7 @@ class Training:
         for chunk in chunks:
             batch = _next(batches).to(self.fabric.device, non_blocking=True)
             with self.fabric.autocast():
-                logits = heads(network(batch.image), batch.image.shape[2:])[0].float()
+                logits = self._heads(network, batch)[0].float()
             for index, number in enumerate(chunk):
                 if number < count:
                     one = logits[index : index + 1]
@@ -312,8 +326,7 @@ class Training:
         size, accumulate = self.config.hardware.batch, self.config.optimiser.accumulate
         parts = range(self.at.stage_step * accumulate, self.stage.steps * accumulate)
         starts = ((part * world + rank) * size for part in parts)
-        crops = TrainingCrops(self.cases, self.config, self.at.stage)
-        return self._batches(crops, (range(start, start + size) for start in starts))
+        return self._batches(self.crops[self.at.stage], (range(start, start + size) for start in starts))
 
     def _batches(self, crops: Dataset[Sample], numbers: Iterable[Iterable[int]]) -> Iterator[Batch]:
         """Batches of the crops with the numbers given."""
@@ -368,7 +381,7 @@ class Training:
         """Write what the run is made of, and say what should be known about its data."""
         versions = json.dumps(checkpoints.versions(), indent=1)
         for name, text in (("config.yaml", to_yaml(self.config)), ("versions.json", versions)):
-            write_atomically(self.config.run / name, partial(Path.write_text, data=text, encoding="utf-8"))
+            write_text(self.config.run / name, text)
         log = Log(self.config, self.console, self.at.step)
         for note in self.cases.notes:
             log.say(note)
@@ -409,7 +422,8 @@ def _next(batches: Iterator[Batch]) -> Batch:
 def _data_error(error: Exception) -> ValueError:
     if isinstance(error, ConnectionError | EOFError) or "DataLoader worker (pid" in str(error):
         return ValueError("data: a process that loads data was killed; for want of memory? try fewer hardware.workers")
-    return ValueError(f"data: {str(error).strip().splitlines()[-1]}")  # from a worker, the text is a traceback
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return ValueError(f"data: {lines[-1]}")  # from a worker, the text is a traceback
 
 
 def _start_worker(_: int) -> None:

@@ -47,11 +47,11 @@ class Grid:
         return (corners @ self.affine.T)[:, :3]
 
     def is_same(self, other: Grid) -> bool:
-        """Whether no corner of the volume is displaced by more than a voxel."""
+        """Whether no corner of the volume is displaced by more than a voxel along any axis."""
         if self.shape != other.shape:
             return False
-        moved = np.linalg.norm(self.corners - other.corners, axis=1)
-        return bool((moved <= max(self.spacing)).all())
+        moved = np.linalg.solve(self.affine[:3, :3], (self.corners - other.corners).T)
+        return bool((np.abs(moved) <= 1).all())
 
     def __str__(self) -> str:
         voxels, spacing = " x ".join(map(str, self.shape)), " x ".join(f"{step:.3g}" for step in self.spacing)

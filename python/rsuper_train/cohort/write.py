@@ -22,6 +22,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from rsuper_train import nifti
 from rsuper_train.cohort import phantom, real_ct
 from rsuper_train.cohort.case import Case, Truth
 from rsuper_train.files import read_map, write_text
@@ -128,13 +129,11 @@ def _write_case(task: tuple[CohortOptions, Path, int]) -> None:
         if options.turned:
             rng = np.random.default_rng([options.seed, number, *b"turned"])
             image = image.as_reoriented(np.stack([rng.permutation(3), rng.choice([-1, 1], 3)], axis=1))
-        path = unfinished / f"{name}.nii.gz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.to_filename(path)
+        nifti.write(unfinished / f"{name}.nii.gz", np.asanyarray(image.dataobj), image.affine)
     if number - options.start < options.masks:
         shutil.copytree(unfinished / "truth" / "lesions", unfinished / "case" / "lesions")
     said = {"text": case.report, "report": truth.report.model_dump(mode="json")}
-    (unfinished / "truth" / "truth.json").write_text(json.dumps(said, indent=1), encoding="utf-8")
+    write_text(unfinished / "truth" / "truth.json", json.dumps(said, indent=1))
     for name, place in (("truth", there), ("case", out / "cases" / case.case_id)):
         place.parent.mkdir(parents=True, exist_ok=True)
         os.replace(unfinished / name, place)
