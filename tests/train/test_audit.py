@@ -147,6 +147,12 @@ def test_damaged_crop(run, tmp_path) -> None:
     assert "cache" in result.left_out["right"]
 
 
+def test_nothing_can_be_written(run, tmp_path) -> None:
+    (tmp_path / "out").write_text("a file where the folder should be")
+    with pytest.raises(OSError, match="Not a directory"):
+        run(tmp_path / "out", [report("right", TUMOUR)], fake(PREDICTIONS))
+
+
 def test_says_why_cases_are_not_scored(run, tmp_path) -> None:
     spleen = Tumour(organ="spleen", diameters=(10.0,))
     pancreas = Tumour(organ="pancreas", diameters=(10.0,))
