@@ -327,7 +327,7 @@ def _gated(predictor: Predictor, volume: Volume, notes: list[str]) -> Iterator[t
     """Channels and probabilities (D, H, W), 0 beyond the gates; windows lie only where something can be kept."""
     record, gates, gate = volume.record, predictor.gates, predictor.options.gate or 0.0
     reach = [math.ceil(gate / step) for step in record.spacing]
-    whole = slice(0, record.shape[0]), slice(0, record.shape[1]), slice(0, record.shape[2])
+    whole = slice(None), slice(None), slice(None)
     seen: Part | None = whole
     if len(gates) == len(predictor.channels):
         context = [margin + size // 4 for margin, size in zip(reach, predictor.config.data.patch, strict=True)]
