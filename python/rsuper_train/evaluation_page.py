@@ -106,7 +106,8 @@ def _volumes(axis: Axes, rows: Sequence[Row]) -> None:
         )  # fmt: skip
     axis.set(xscale="log", xlabel="mean of both volumes, ml", ylabel="predicted - true, ml")
     axis.xaxis.set_major_formatter("{x:g}")
-    axis.xaxis.set_minor_formatter("{x:g}" if means.max() < 10 * means.min() else "")
+    low, high = axis.get_xlim()
+    axis.xaxis.set_minor_formatter("{x:g}" if high < 9 * low else "")
 
 
 def _pictures(rows: Sequence[Row]) -> dict[str, list[tuple[Row, str, str]]]:
