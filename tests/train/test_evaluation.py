@@ -162,7 +162,10 @@ def test_channel_without_a_case(cohort, tmp_path):
     add_case(cohort, "a", cube(2), 0.9 * cube(2), "kidney_lesion")
     (cohort / "truth" / "a" / "lesions" / "kidney_lesion.nii.gz").write_bytes(b"")
     save(cohort / "truth" / "a" / "ct.nii.gz", np.zeros((3, 3, 3), np.int16))
-    run(cohort / "predictions", cohort / "truth", "--out", tmp_path / "out")
+    channels = ("--channels", f"{LIVER},kidney_lesion")
+    output = run(cohort / "predictions", cohort / "truth", "--out", tmp_path / "out", *channels)
+    assert f"a: kidney_lesion: {cohort / 'truth' / 'a' / 'lesions' / 'kidney_lesion.nii.gz'}" in output
+    assert "5 cases: kidney_lesion: neither mask nor report" in output
     channel = read(tmp_path / "out")["channels"]["kidney_lesion"]
     assert channel["counts"]["cases"] == 0
     assert {figure["value"] for group in ("overlap", "lesions", "patients") for figure in channel[group].values()} == {
