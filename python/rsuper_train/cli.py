@@ -225,7 +225,8 @@ def main() -> None:
     except ModuleNotFoundError as error:
         _stop(f"{error}; this command needs the extra 'train': pip install 'rsuper-kernels[train]'")
     except (OSError, ValueError) as error:
-        _stop(str(error))
+        by_system = isinstance(error, OSError) and error.filename
+        _stop(f"{error.filename}: {error.strerror}" if by_system else str(error))
 
 
 def _stop(message: str) -> None:

@@ -136,6 +136,8 @@ class Training:
         torch.manual_seed(config.seed)
         network = build_network(config)
         initialise(network, config)
+        # how the data were prepared is all that prediction has to know of them
+        self.prepared = cases.manifest.model_copy(update={"cases": {}, "failed": {}}).model_dump_json()
         found = self._found(network)
         if not found and (path := config.network.weights):
             path = find_checkpoint(path)
@@ -350,6 +352,8 @@ class Training:
         found = checkpoints.read(path)
         checkpoints.check_config(self.config, found, path)
         checkpoints.check_weights(network, found["network"], path)
+        if found["preprocessing"] != self.prepared:
+            self.cases.notes.append("the data are not prepared as they were before: the network goes on with others")
         return found
 
     def _restore(self, found: dict[str, Any]) -> None:
@@ -371,10 +375,8 @@ class Training:
         return {"network": self.network, "optimiser": self.optimiser, "precision": precision, **average}
 
     def _save(self, name: str) -> None:
-        # how the data were prepared is all that prediction has to know of them
-        prepared = self.cases.manifest.model_copy(update={"cases": {}, "failed": {}}).model_dump_json()
         sums = self.fabric.all_reduce(self.sums.clone(), reduce_op="sum")
-        state = {**self._state(), "counters": asdict(self.at), "sums": sums.cpu(), "preprocessing": prepared}
+        state = {**self._state(), "counters": asdict(self.at), "sums": sums.cpu(), "preprocessing": self.prepared}
         checkpoints.save(self.fabric, self.config.run / FOLDER / name, self.config, state)
 
     def _describe(self) -> Log:
@@ -423,7 +425,7 @@ def _data_error(error: Exception) -> ValueError:
     if isinstance(error, ConnectionError | EOFError) or "DataLoader worker (pid" in str(error):
         return ValueError("data: a process that loads data was killed; for want of memory? try fewer hardware.workers")
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return ValueError(f"data: {lines[-1]}")  # from a worker, the text is a traceback
+    return ValueError(f"data: {lines[-1].removeprefix('ValueError: ')}")  # from a worker, the text is a traceback
 
 
 def _start_worker(_: int) -> None:

@@ -287,6 +287,17 @@ class Fails(Net):
         return super().forward(x)
 
 
+def test_data_that_were_prepared_anew_are_noted(prepared, tmp_path, monkeypatch):
+    copy = tmp_path / "copy"
+    shutil.copytree(prepared, copy)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 2)
+        assert "not prepared" not in run(settings(copy, tmp_path / "run"))
+    path = copy / "prepared" / "manifest.json"
+    path.write_text(path.read_text().replace('"mean": 40.0', '"mean": 50.0'))
+    assert "the data are not prepared as they were before" in run(settings(copy, tmp_path / "run"))
+
+
 def test_a_network_that_fails_ends_in_one_sentence(prepared, tmp_path):
     with pytest.raises(ValueError, match=r"network: .*:Fails fails on a batch \(2, 1, .*\): sizes do not match$"):
         run(settings(prepared, tmp_path / "run", network={"name": f"{__name__}:Fails"}))
@@ -299,7 +310,7 @@ def test_a_damaged_case_ends_in_one_sentence(prepared, tmp_path, workers):
     for path in copy.glob("prepared/cases/case_1/ct*"):
         path.write_bytes(path.read_bytes()[:50])
     hardware = {"workers": workers}
-    with pytest.raises(ValueError, match=r"^data: .*case case_1: ") as caught:
+    with pytest.raises(ValueError, match=r"^data: case case_1: ") as caught:
         run(settings(copy, tmp_path / "run", hardware=hardware))
     assert "\n" not in str(caught.value)
 
