@@ -224,9 +224,10 @@ def main() -> None:
         app()
     except ModuleNotFoundError as error:
         _stop(f"{error}; this command needs the extra 'train': pip install 'rsuper-kernels[train]'")
-    except (OSError, ValueError) as error:
-        by_system = isinstance(error, OSError) and error.filename
-        _stop(f"{error.filename}: {error.strerror}" if by_system else str(error))
+    except OSError as error:
+        _stop(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except ValueError as error:
+        _stop(str(error))
 
 
 def _stop(message: str) -> None:

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from rsuper_train import checkpoint as checkpoints
 from rsuper_train.cases import Cases
-from rsuper_train.checkpoint import BEST, FOLDER, LAST, find_checkpoint
+from rsuper_train.checkpoint import BEST, FOLDER, LAST
 from rsuper_train.config import Config, Hardware, Optimiser, Stage, to_yaml
 from rsuper_train.files import first_line, write_text
 from rsuper_train.logs import Log, Times
@@ -140,7 +140,6 @@ class Training:
         self.prepared = cases.manifest.model_copy(update={"cases": {}, "failed": {}}).model_dump_json()
         found = self._found(network)
         if not found and (path := config.network.weights):
-            path = find_checkpoint(path)
             checkpoints.load_weights(network, checkpoints.read(path), path)
         self.network = fabric.setup_module(torch.compile(network) if config.network.compile else network)
         self.average = None
