@@ -29,7 +29,7 @@ from rsuper_train.cases import Cases
 from rsuper_train.checkpoint import BEST, FOLDER, LAST
 from rsuper_train.config import Config, Hardware, Optimiser, Stage, to_yaml
 from rsuper_train.files import first_line, write_text
-from rsuper_train.logs import Log, Times
+from rsuper_train.logs import Log, Times, say
 from rsuper_train.losses import LOSSES, build_criterion, losses_and_gradients, sample_losses
 from rsuper_train.networks import build_network, heads, initialise
 from rsuper_train.samples import Batch, Sample, TrainingCrops, ValidationCrops, collate
@@ -132,7 +132,11 @@ class Training:
     """A network in training, on one of the ranks."""
 
     def __init__(self, config: Config, fabric: Fabric, cases: Cases, console: Console) -> None:
-        self.config, self.fabric, self.cases, self.console = config, fabric, cases, console
+        self.config, self.fabric, self.console = config, fabric, console
+        for note in cases.notes:
+            say(console, note)
+        self.crops = [TrainingCrops(cases, config, stage) for stage in range(len(config.stages))]
+        self.validation = ValidationCrops(cases, config)
         torch.manual_seed(config.seed)
         network = build_network(config)
         initialise(network, config)
@@ -148,8 +152,6 @@ class Training:
             self.average = AveragedModel(self.network.module, multi_avg_fn=rule, use_buffers=True)
         self.criterion = build_criterion(config.loss)
         self.validation_criterion = build_criterion(config.loss.model_copy(update={"heads": None}))
-        self.crops = [TrainingCrops(cases, config, stage) for stage in range(len(config.stages))]
-        self.validation = ValidationCrops(cases, config)
         self.at, self.times = Counters(), Times(fabric.device)
         self.sums = torch.zeros(1 + len(LOSSES), device=fabric.device)  # number of samples and their losses
         self._begin_stage(0, 0)
@@ -352,7 +354,7 @@ class Training:
         checkpoints.check_config(self.config, found, path)
         checkpoints.check_weights(network, found["network"], path)
         if found["preprocessing"] != self.prepared:
-            self.cases.notes.append("the data are not prepared as they were before: the network goes on with others")
+            say(self.console, "the data are not prepared as they were before: the network goes on with others")
         return found
 
     def _restore(self, found: dict[str, Any]) -> None:
@@ -379,13 +381,11 @@ class Training:
         checkpoints.save(self.fabric, self.config.run / FOLDER / name, self.config, state)
 
     def _describe(self) -> Log:
-        """Write what the run is made of, and say what should be known about its data."""
+        """Write what the run is made of."""
         versions = json.dumps(checkpoints.versions(), indent=1)
         for name, text in (("config.yaml", to_yaml(self.config)), ("versions.json", versions)):
             write_text(self.config.run / name, text)
         log = Log(self.config, self.console, self.at.step)
-        for note in self.cases.notes:
-            log.say(note)
         if self.at.step:
             log.say(f"goes on after step {self.at.step}")
         return log

@@ -108,7 +108,7 @@ class Log:
 
     def say(self, text: str) -> None:
         """A line above the progress."""
-        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        say(self._progress.console, text)
 
     def close(self) -> None:
         self._progress.stop()
@@ -125,6 +125,11 @@ class Log:
             whole = [row for row in rows if row.endswith("\n") and row.partition(",")[0].isdecimal()]
             kept = [row for row in whole if int(row.partition(",")[0]) <= step]
         write_text(self._path, "".join([",".join(COLUMNS), "\n", *kept]))
+
+
+def say(console: Console, text: str) -> None:
+    """A line as it is."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _sentence(row: Mapping[str, Any]) -> str:

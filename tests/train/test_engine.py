@@ -273,8 +273,10 @@ def test_no_losses_of_steps_that_were_all_left_out(prepared, tmp_path, monkeypat
 
 
 def test_stages_are_checked_before_the_first_begins(prepared, tmp_path):
+    config, said = parse_config(settings(prepared, tmp_path / "run", data={"reports": None})), io.StringIO()
     with pytest.raises(ValueError, match=r"stages\.1\.report_ratio is 0\.5, and no case without masks has a report"):
-        run(settings(prepared, tmp_path / "run", data={"reports": None}))
+        train(config, Console(file=said, width=400))
+    assert "not used: 3 (case_3, case_4, case_5)" in said.getvalue()
     assert not (tmp_path / "run").exists()
 
 
