@@ -260,24 +260,22 @@ def _lines(section: Section, indent: str) -> Iterator[str]:
     values = section.model_dump(mode="json")
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
-        if isinstance(value, Section):
-            yield ""
-            yield from _comment(type(value).__doc__, indent)
-            yield f"{indent}{name}:"
-            yield from _lines(value, indent + "  ")
-        elif isinstance(value, tuple) and value and isinstance(value[0], Section):
-            yield ""
-            yield from _comment(type(value[0]).__doc__, indent)
-            yield f"{indent}{name}:"
-            for item in value:
-                first, *rest = [line for line in _lines(item, indent + "    ") if line]
-                lines = [first, *rest]
-                key = next(i for i, line in enumerate(lines) if not line.lstrip().startswith("#"))
-                lines[key] = f"{indent}  - {lines[key].lstrip()}"
-                yield from lines
-        else:
+        first = value[0] if isinstance(value, tuple) and value else value
+        if not isinstance(first, Section):
             yield from _comment(_meaning(field), indent)
             yield f"{indent}{name}: {_flow(values[name])}"
+            continue
+        yield ""
+        yield from _comment(type(first).__doc__, indent)
+        yield f"{indent}{name}:"
+        if first is value:
+            yield from _lines(value, indent + "  ")
+            continue
+        for item in value:
+            lines = list(_lines(item, indent + "    "))
+            key = next(i for i, line in enumerate(lines) if not line.lstrip().startswith("#"))
+            lines[key] = f"{indent}  - {lines[key].lstrip()}"
+            yield from lines
 
 
 def _comment(text: str | None, indent: str) -> Iterator[str]:

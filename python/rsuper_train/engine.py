@@ -26,10 +26,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from rsuper_train import checkpoint as checkpoints
 from rsuper_train.cases import Cases
-from rsuper_train.checkpoint import BEST, FOLDER, LAST, find_checkpoint
+from rsuper_train.checkpoint import BEST, FOLDER, LAST
 from rsuper_train.config import Config, Hardware, Optimiser, Stage, to_yaml
 from rsuper_train.files import first_line, write_text
-from rsuper_train.logs import Log, Times
+from rsuper_train.logs import Log, Times, say
 from rsuper_train.losses import LOSSES, build_criterion, losses_and_gradients, sample_losses
 from rsuper_train.networks import build_network, heads, initialise
 from rsuper_train.samples import Batch, Sample, TrainingCrops, ValidationCrops, collate
@@ -132,13 +132,18 @@ class Training:
     """A network in training, on one of the ranks."""
 
     def __init__(self, config: Config, fabric: Fabric, cases: Cases, console: Console) -> None:
-        self.config, self.fabric, self.cases, self.console = config, fabric, cases, console
+        self.config, self.fabric, self.console = config, fabric, console
+        for note in cases.notes:
+            say(console, note)
+        self.crops = [TrainingCrops(cases, config, stage) for stage in range(len(config.stages))]
+        self.validation = ValidationCrops(cases, config)
         torch.manual_seed(config.seed)
         network = build_network(config)
         initialise(network, config)
+        # how the data were prepared is all that prediction has to know of them
+        self.prepared = cases.manifest.model_copy(update={"cases": {}, "failed": {}}).model_dump_json()
         found = self._found(network)
         if not found and (path := config.network.weights):
-            path = find_checkpoint(path)
             checkpoints.load_weights(network, checkpoints.read(path), path)
         self.network = fabric.setup_module(torch.compile(network) if config.network.compile else network)
         self.average = None
@@ -147,8 +152,6 @@ class Training:
             self.average = AveragedModel(self.network.module, multi_avg_fn=rule, use_buffers=True)
         self.criterion = build_criterion(config.loss)
         self.validation_criterion = build_criterion(config.loss.model_copy(update={"heads": None}))
-        self.crops = [TrainingCrops(cases, config, stage) for stage in range(len(config.stages))]
-        self.validation = ValidationCrops(cases, config)
         self.at, self.times = Counters(), Times(fabric.device)
         self.sums = torch.zeros(1 + len(LOSSES), device=fabric.device)  # number of samples and their losses
         self._begin_stage(0, 0)
@@ -350,6 +353,8 @@ class Training:
         found = checkpoints.read(path)
         checkpoints.check_config(self.config, found, path)
         checkpoints.check_weights(network, found["network"], path)
+        if found["preprocessing"] != self.prepared:
+            say(self.console, "the data are not prepared as they were before: the network goes on with others")
         return found
 
     def _restore(self, found: dict[str, Any]) -> None:
@@ -371,20 +376,16 @@ class Training:
         return {"network": self.network, "optimiser": self.optimiser, "precision": precision, **average}
 
     def _save(self, name: str) -> None:
-        # how the data were prepared is all that prediction has to know of them
-        prepared = self.cases.manifest.model_copy(update={"cases": {}, "failed": {}}).model_dump_json()
         sums = self.fabric.all_reduce(self.sums.clone(), reduce_op="sum")
-        state = {**self._state(), "counters": asdict(self.at), "sums": sums.cpu(), "preprocessing": prepared}
+        state = {**self._state(), "counters": asdict(self.at), "sums": sums.cpu(), "preprocessing": self.prepared}
         checkpoints.save(self.fabric, self.config.run / FOLDER / name, self.config, state)
 
     def _describe(self) -> Log:
-        """Write what the run is made of, and say what should be known about its data."""
+        """Write what the run is made of."""
         versions = json.dumps(checkpoints.versions(), indent=1)
         for name, text in (("config.yaml", to_yaml(self.config)), ("versions.json", versions)):
             write_text(self.config.run / name, text)
         log = Log(self.config, self.console, self.at.step)
-        for note in self.cases.notes:
-            log.say(note)
         if self.at.step:
             log.say(f"goes on after step {self.at.step}")
         return log
@@ -423,7 +424,7 @@ def _data_error(error: Exception) -> ValueError:
     if isinstance(error, ConnectionError | EOFError) or "DataLoader worker (pid" in str(error):
         return ValueError("data: a process that loads data was killed; for want of memory? try fewer hardware.workers")
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return ValueError(f"data: {lines[-1]}")  # from a worker, the text is a traceback
+    return ValueError(f"data: {lines[-1].removeprefix('ValueError: ')}")  # from a worker, the text is a traceback
 
 
 def _start_worker(_: int) -> None:

@@ -85,8 +85,8 @@ def initialise(network: nn.Module, config: Config) -> int:
         The number of heads.
 
     Raises:
-        ValueError: it does not take the crops, gives something else than logits of them, has another number of heads than
-            `loss.heads`, or no such bias.
+        ValueError: it does not take the crops, gives something else than logits of them, has another number of heads
+            than `loss.heads`, or no such bias.
     """
     name, channels, size = config.network.name, len(config.data.channels), config.data.patch
     twin, outputs = _trial(network, (config.hardware.batch, len(config.data.inputs), *size), name)

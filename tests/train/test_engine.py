@@ -273,8 +273,10 @@ def test_no_losses_of_steps_that_were_all_left_out(prepared, tmp_path, monkeypat
 
 
 def test_stages_are_checked_before_the_first_begins(prepared, tmp_path):
+    config, said = parse_config(settings(prepared, tmp_path / "run", data={"reports": None})), io.StringIO()
     with pytest.raises(ValueError, match=r"stages\.1\.report_ratio is 0\.5, and no case without masks has a report"):
-        run(settings(prepared, tmp_path / "run", data={"reports": None}))
+        train(config, Console(file=said, width=400))
+    assert "not used: 3 (case_3, case_4, case_5)" in said.getvalue()
     assert not (tmp_path / "run").exists()
 
 
@@ -285,6 +287,17 @@ class Fails(Net):
         if x.device.type != "meta":
             raise RuntimeError("sizes do not match\nin some place")
         return super().forward(x)
+
+
+def test_data_that_were_prepared_anew_are_noted(prepared, tmp_path, monkeypatch):
+    copy = tmp_path / "copy"
+    shutil.copytree(prepared, copy)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 2)
+        assert "not prepared" not in run(settings(copy, tmp_path / "run"))
+    path = copy / "prepared" / "manifest.json"
+    path.write_text(path.read_text().replace('"mean": 40.0', '"mean": 50.0'))
+    assert "the data are not prepared as they were before" in run(settings(copy, tmp_path / "run"))
 
 
 def test_a_network_that_fails_ends_in_one_sentence(prepared, tmp_path):
@@ -299,7 +312,7 @@ def test_a_damaged_case_ends_in_one_sentence(prepared, tmp_path, workers):
     for path in copy.glob("prepared/cases/case_1/ct*"):
         path.write_bytes(path.read_bytes()[:50])
     hardware = {"workers": workers}
-    with pytest.raises(ValueError, match=r"^data: .*case case_1: ") as caught:
+    with pytest.raises(ValueError, match=r"^data: case case_1: ") as caught:
         run(settings(copy, tmp_path / "run", hardware=hardware))
     assert "\n" not in str(caught.value)
 
