@@ -22,6 +22,7 @@ settings.load_profile("repeatable")
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # whatever the test before it took
 
 
 @pytest.fixture(autouse=True)

@@ -93,8 +93,17 @@ def run_audit(
         out: where crops are cached.
         console: a line a case that fails.
         workers: threads that score.
+
+    Raises:
+        ValueError: no prepared data, or of another label set than that of the organs that the network takes.
     """
     manifest = read_manifest(prepared)
+    if set(predictor.config.data.inputs) != {"ct"} and manifest.label_set != predictor.manifest.label_set:
+        expected = predictor.manifest.label_set_name
+        raise ValueError(
+            f"{prepared}: the network takes organs of the label set {expected} as in training; "
+            f"these are of {manifest.label_set_name}, or its ids have changed"
+        )
     reader = SiteReader(manifest, predictor.channels, predictor.config.data.unmentioned)
     score = partial(score_site, threshold=predictor.options.threshold)
     known = {report.id for report in reports}
@@ -113,12 +122,12 @@ def run_audit(
 
 @contextmanager
 def _noted(id: str, left_out: dict[str, str], console: Console) -> Iterator[None]:
-    """Note why a case is not scored, and go on."""
+    """Note why a case is not scored, and go on; but where nothing can be written, there is no use in it."""
     try:
         yield
     except NotScored as reason:
         left_out[id] = str(reason)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (FileNotFoundError, RuntimeError, ValueError) as error:
         left_out[id] = f"{FAILED}: {first_line(error)}"
         tell_failure(console, id, first_line(error))
 

@@ -50,6 +50,7 @@ def write_page(path: Path, result: Audit, name: str, threshold: float) -> None:
         weights=WEIGHTS,
         listed=LISTED,
         colours=COLOURS,
+        threshold=threshold,
     )
 
 

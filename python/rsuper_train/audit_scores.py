@@ -170,7 +170,8 @@ def _reasons(score: SiteScore) -> Iterator[str]:
             reported = sizes if group.open_ended else _ml(group.volume)
             yield f"reported {reported} in the {name}, predicted {_ml(score.predicted)}"
         if "count" in high:
-            yield f"reported {len(group.tumours)} in the {name}, predicted {score.components}"
+            count = len(group.tumours)
+            yield f"reported {count} tumour{'s' * (count > 1)} in the {name}, predicted {score.components}"
         if "attenuation" in high and score.contrast is not None:
             side = "brighter" if score.contrast > 0 else "darker"
             yield (

@@ -6,14 +6,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from rsuper_kernels import FindingGroup
 from rsuper_train.manifest import CaseRecord, Manifest, Spacing
 from rsuper_train.reports.findings import BACKGROUND, Unmentioned, to_findings
 from rsuper_train.reports.masks import organ_ids, region
-from rsuper_train.reports.schema import Report, Tumour
+from rsuper_train.reports.schema import Place, Report, Tumour
 from rsuper_train.reports.vocabulary import load_vocabulary
+
+AnyPlace = TypeVar("AnyPlace", bound=Place)
 
 
 class NotScored(Exception):
@@ -90,12 +92,13 @@ class SiteReader:
         spoken = unknown.union(*taken.values())
         for group in groups:
             if group.negative:
-                yield Site("negative", self._name(taken[group], record), group, record.spacing)
+                yield Site("negative", self._name(report.negatives, taken[group]), group, record.spacing)
                 continue
-            tumours = self._tumours(report, taken[group])
-            name = "; ".join(dict.fromkeys(map(str, tumours)))
+            tumours = self._among(report.tumours, taken[group])
             foreign = spoken - taken[group]
-            yield Site("reported", name, group, record.spacing, foreign=foreign, tumours=tumours)
+            yield Site(
+                "reported", self._name(tumours, taken[group]), group, record.spacing, foreign=foreign, tumours=tumours
+            )
         for organ in dict.fromkeys(tumour.organ for tumour in report.tumours):
             own = self._organs.get(organ, frozenset())
             reported = tuple(group for group in groups if not group.negative and taken[group] & own)
@@ -104,14 +107,11 @@ class SiteReader:
                 group = FindingGroup(0, reported[0].channel, tuple(sorted(rest)))
                 yield Site("elsewhere", organ, group, record.spacing, reported=reported)
 
-    def _tumours(self, report: Report, ids: frozenset[int]) -> tuple[Tumour, ...]:
-        """The tumours of a group; those whose part is not in the scan are in that of the organ."""
-        places = {tumour: region(tumour, self._label_set, self._vocabulary) for tumour in report.tumours}
-        exact = tuple(tumour for tumour, place in places.items() if place and ids & set(place.ids))
-        return exact or tuple(tumour for tumour in places if ids & self._organs.get(tumour.organ, frozenset()))
+    def _among(self, places: Sequence[AnyPlace], ids: frozenset[int]) -> tuple[AnyPlace, ...]:
+        """The places of a group; those whose part is not in the scan are in that of the organ."""
+        regions = {place: region(place, self._label_set, self._vocabulary) for place in places}
+        exact = tuple(place for place, found in regions.items() if found and ids & set(found.ids))
+        return exact or tuple(place for place in regions if ids & self._organs.get(place.organ, frozenset()))
 
-    def _name(self, ids: frozenset[int], record: CaseRecord) -> str:
-        """The organ with these ids, or their classes."""
-        whole = [name for name, own in self._organs.items() if own & record.labels.keys() == ids]
-        classes = [name.replace("_", " ") for name, id in self._label_set.ids.items() if id in ids]
-        return whole[0] if whole else ", ".join(classes)
+    def _name(self, places: Sequence[Place], ids: frozenset[int]) -> str:
+        return "; ".join(dict.fromkeys(map(str, self._among(places, ids))))

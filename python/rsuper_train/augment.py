@@ -46,7 +46,7 @@ class Turn:
         """Exchange and mirror the last three axes."""
         if self.transpose:
             values = values.swapaxes(-1, -2)
-        return np.ascontiguousarray(np.flip(values, tuple(axis - 3 for axis in self.flip)))
+        return np.flip(values, tuple(axis - 3 for axis in self.flip)).copy()
 
 
 def draw_turn(settings: Augmentation, rng: np.random.Generator) -> Turn:

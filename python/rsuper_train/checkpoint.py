@@ -17,6 +17,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from rsuper_train.config import Config, parse_config
+from rsuper_train.files import at_path
 from rsuper_train.manifest import Manifest
 from rsuper_train.networks import build_network
 
@@ -60,6 +61,8 @@ def save(fabric: Fabric, path: Path, config: Config, state: Mapping[str, Any]) -
         fabric.barrier()
         if fabric.is_global_zero:
             os.replace(part, path)
+    except OSError as error:
+        raise at_path(path, error) from error
     finally:
         if fabric.is_global_zero:
             part.unlink(missing_ok=True)
@@ -67,12 +70,13 @@ def save(fabric: Fabric, path: Path, config: Config, state: Mapping[str, Any]) -
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A checkpoint as it is on disk, tensors on the CPU and read when they are used.
+    """A checkpoint as it is on disk, or that of a run that predicts; tensors on the CPU, read when they are used.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not a checkpoint of this trainer.
     """
+    path = find_checkpoint(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such checkpoint")
     try:
@@ -101,7 +105,6 @@ def load_network(path: Path, device: str | torch.device = "cpu") -> tuple[nn.Mod
     Raises:
         FileNotFoundError, ValueError: no checkpoint there, or weights that do not fit the network.
     """
-    path = find_checkpoint(path)
     checkpoint = read(path)
     config = parse_config(json.loads(checkpoint["config"]), str(path))
     network = build_network(config)
@@ -115,7 +118,6 @@ def load_manifest(path: Path) -> Manifest:
     Raises:
         FileNotFoundError, ValueError: no checkpoint there, or one that does not say so.
     """
-    path = find_checkpoint(path)
     checkpoint = read(path)
     if "preprocessing" not in checkpoint:
         raise ValueError(f"{path}: it does not say how its data was prepared; expected a checkpoint of `rsuper train`")

@@ -110,7 +110,7 @@ def evaluate(
         Path | None, typer.Option(help="Predictions on which the operating point is chosen; none: it is not tuned.")
     ] = None,
     validation_truth: Annotated[Path | None, typer.Option(help="Their lesion masks; by default in TRUTH.")] = None,
-    channels: Annotated[list[str] | None, typer.Option(help="A channel to judge; may be repeated; else all.")] = None,
+    channels: Annotated[str | None, typer.Option(help="Channels to judge, by commas; otherwise all.")] = None,
     recut: Annotated[bool, typer.Option("--recut", help="Cut masks anew at the operating point.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
@@ -125,8 +125,13 @@ def evaluate(
     console = Console()
     result = judge(
         predictions, truth, out, reports=reports, data=data, validation=validation, validation_truth=validation_truth,
-        channels=channels or (), recut=recut, workers=workers, seed=seed, console=console,
+        channels=channels.split(",") if channels else (), recut=recut, workers=workers, seed=seed, console=console,
     )  # fmt: skip
+    told = [f"{problem.case}: {problem.message}" for problem in result["problems"]]
+    if len(told) > 10:
+        told[10:] = [f"{len(told) - 10} more problems are in evaluation.json"]
+    for line in told:
+        console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
     console.print(summary_table(result))
     console.print(f"Written: {escape(str(out / 'evaluation.html'))}", soft_wrap=True, highlight=False)
 
@@ -192,7 +197,7 @@ def cohort(
 
     phantom = PhantomOptions(spacing=spacing, thickest=thickest)
     write_cohort(CohortOptions(kind, cases, masks, seed, start, label_map, turned, phantom), out, workers, Console())
-    Console().print(f"{escape(str(out))}: {cases} cases with reports, the first {masks} of them with masks")
+    Console().print(f"{escape(str(out))}: {cases} cases with reports, the first {min(masks, cases)} of them with masks")
 
 
 @app.command()
@@ -218,7 +223,9 @@ def main() -> None:
         app()
     except ModuleNotFoundError as error:
         _stop(f"{error}; this command needs the extra 'train': pip install 'rsuper-kernels[train]'")
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        _stop(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except ValueError as error:
         _stop(str(error))
 
 

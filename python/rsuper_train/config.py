@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from rsuper_kernels import get_recipe
@@ -22,7 +22,17 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
-Range = tuple[float, float]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _ascending(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] > ends[1]:
+        raise ValueError("expected the lower end first")
+    return ends
+
+
+Range = Annotated[tuple[Finite, Finite], AfterValidator(_ascending)]
+PositiveRange = Annotated[tuple[Positive, Positive], AfterValidator(_ascending)]
 Input = Literal["ct", "contrast", "organs"]
 
 
@@ -70,18 +80,18 @@ class Augmentation(Section):
     transpose: bool = Field(False, description="whether H and W may be exchanged")
     affine: Probability = Field(0.2, description="probability of rotating and scaling")
     rotation: tuple[float, float, float] = Field((15.0, 15.0, 15.0), description="degrees about D, H and W, at most")
-    scale: Range = Field((0.8, 1.25), description="factor of all lengths; reported diameters follow")
+    scale: PositiveRange = Field((0.8, 1.25), description="factor of all lengths; reported diameters follow")
     noise: Probability = Field(0.2, description="probability of Gaussian noise")
     noise_sd: Range = Field((0.0, 0.3), description="its standard deviation, in units of the input")
     blur: Probability = Field(0.15, description="probability of Gaussian smoothing")
-    blur_sigma: Range = Field((0.5, 1.0), description="its sigma, voxels")
+    blur_sigma: PositiveRange = Field((0.5, 1.0), description="its sigma, voxels")
     brightness: Probability = Field(0.3, description="probability of scaling and shifting the input")
     brightness_factor: Range = Field((0.75, 1.25), description="factor of the input")
     brightness_shift: Range = Field((-0.2, 0.2), description="shift, in units of the input")
     gamma: Probability = Field(0.2, description="probability of a gamma curve")
-    gamma_range: Range = Field((0.7, 1.5), description="its exponent")
+    gamma_range: PositiveRange = Field((0.7, 1.5), description="its exponent")
     low_resolution: Probability = Field(0.1, description="probability of a resampling to coarser voxels and back")
-    low_resolution_zoom: Range = Field((0.5, 1.0), description="zoom of the coarser grid")
+    low_resolution_zoom: PositiveRange = Field((0.5, 1.0), description="zoom of the coarser grid")
 
 
 class Network(Section):
@@ -94,7 +104,7 @@ class Network(Section):
     )
     checkpointing: bool = Field(False, description="recompute activations, where the network can (use_checkpoint)")
     compile: bool = Field(False, description="torch.compile the network")
-    weights: Path | None = Field(None, description="checkpoint to start from")
+    weights: Path | None = Field(None, description="run or checkpoint to start from")
 
 
 class Loss(Section):
@@ -151,13 +161,15 @@ class Hardware(Section):
     """Where and how it runs; see Lightning Fabric."""
 
     accelerator: str = Field("auto", description="auto, cpu, gpu, ...")
-    devices: int | Literal["auto"] = Field("auto", description="per node; torchrun's own number under torchrun")
+    devices: Count | Literal["auto"] = Field("auto", description="per node; torchrun's own number under torchrun")
     nodes: Count = 1
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     batch: Count = Field(2, description="crops per process and step")
     workers: Annotated[int, Field(ge=0)] = Field(2, description="processes that load data, per process that trains")
-    threads: Count | None = Field(None, description="CPU threads of torch; none: its own choice")
+    threads: Count | None = Field(
+        None, description="CPU threads of torch; none: its own choice; the last bits of sums differ with it"
+    )
 
 
 class Logging(Section):
@@ -234,7 +246,9 @@ def parse_config(data: dict[str, Any], source: str = "configuration") -> Config:
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        raise ValueError("\n".join(f"{source}: {_problem(item)}" for item in error.errors())) from None
+        found = {item["loc"]: item for item in error.errors()}
+        inner = [item for loc, item in found.items() if not any(other[: len(loc)] == loc != other for other in found)]
+        raise ValueError("\n".join(f"{source}: {_problem(item)}" for item in inner)) from None
 
 
 def to_yaml(config: Config) -> str:
@@ -246,24 +260,22 @@ def _lines(section: Section, indent: str) -> Iterator[str]:
     values = section.model_dump(mode="json")
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
-        if isinstance(value, Section):
-            yield ""
-            yield from _comment(type(value).__doc__, indent)
-            yield f"{indent}{name}:"
-            yield from _lines(value, indent + "  ")
-        elif isinstance(value, tuple) and value and isinstance(value[0], Section):
-            yield ""
-            yield from _comment(type(value[0]).__doc__, indent)
-            yield f"{indent}{name}:"
-            for item in value:
-                first, *rest = [line for line in _lines(item, indent + "    ") if line]
-                lines = [first, *rest]
-                key = next(i for i, line in enumerate(lines) if not line.lstrip().startswith("#"))
-                lines[key] = f"{indent}  - {lines[key].lstrip()}"
-                yield from lines
-        else:
+        first = value[0] if isinstance(value, tuple) and value else value
+        if not isinstance(first, Section):
             yield from _comment(_meaning(field), indent)
             yield f"{indent}{name}: {_flow(values[name])}"
+            continue
+        yield ""
+        yield from _comment(type(first).__doc__, indent)
+        yield f"{indent}{name}:"
+        if first is value:
+            yield from _lines(value, indent + "  ")
+            continue
+        for item in value:
+            lines = list(_lines(item, indent + "    "))
+            key = next(i for i, line in enumerate(lines) if not line.lstrip().startswith("#"))
+            lines[key] = f"{indent}  - {lines[key].lstrip()}"
+            yield from lines
 
 
 def _comment(text: str | None, indent: str) -> Iterator[str]:
@@ -323,6 +335,7 @@ def _problem(error: Any) -> str:
     """One mistake in a sentence: the key, what was expected, what was given."""
     key = ".".join(map(str, error["loc"]))
     if error["type"] != "extra_forbidden":
+        key = ".".join(part for part in map(str, error["loc"]) if part.isalnum() or part.isidentifier())  # of no union
         message = error["msg"].removeprefix("Value error, ")
         got = "" if isinstance(error["input"], dict) else f"; got {error['input']!r}"  # a section speaks for itself
         return f"{key}: {message}{got}" if key else message

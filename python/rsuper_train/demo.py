@@ -170,15 +170,15 @@ def _panels(point: OperatingPoint) -> Iterator[Panel]:
         if id := next((id for id, mask in masks.items() if mask.any()), None):
             image = Image(Path("predictions/test", id, "probabilities/lesion.nii.gz"))
             volume = read_case(case_files(Path("data/test/cases", id)), options)
+            level = int(masks[id].sum((1, 2)).argmax())
             yield Panel(
                 text=f"{id}   “{reports[id]}”",
-                ct=volume.ct,
-                labels=volume.labels,
-                truth=np.any([Image(path).read() > 0 for path in truths.pop(id).lesions.values()], axis=0),
-                ball=_ball_mask(predictor, volume, reports[id]),
-                prediction=segment(image.read(np.float32), image.grid.spacing, point),
-                spacing=image.grid.spacing,
-                slice=int(masks[id].sum((1, 2)).argmax()),
+                ct=volume.ct[level],
+                labels=volume.labels[level],
+                truth=np.any([Image(path).read()[level] > 0 for path in truths.pop(id).lesions.values()], axis=0),
+                ball=_ball_mask(predictor, volume, reports[id])[level],
+                prediction=segment(image.read(np.float32), image.grid.spacing, point)[level],
+                spacing=image.grid.spacing[1:],
             )
 
 

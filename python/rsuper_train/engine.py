@@ -11,7 +11,6 @@ import signal
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,8 @@ from rsuper_train import checkpoint as checkpoints
 from rsuper_train.cases import Cases
 from rsuper_train.checkpoint import BEST, FOLDER, LAST
 from rsuper_train.config import Config, Hardware, Optimiser, Stage, to_yaml
-from rsuper_train.files import write_atomically
-from rsuper_train.logs import Log, Times
+from rsuper_train.files import first_line, write_text
+from rsuper_train.logs import Log, Times, say
 from rsuper_train.losses import LOSSES, build_criterion, losses_and_gradients, sample_losses
 from rsuper_train.networks import build_network, heads, initialise
 from rsuper_train.samples import Batch, Sample, TrainingCrops, ValidationCrops, collate
@@ -63,6 +62,8 @@ def train(config: Config, console: Console) -> Path:
         training = Training(config, fabric, Cases(config.data), console)
         try:
             training.run(stop)
+        except torch.OutOfMemoryError as error:
+            raise ValueError(f"hardware: {first_line(error)}; try a smaller hardware.batch or data.patch") from error
         except RuntimeError as error:  # a process that loads data ended while something else was done
             if "DataLoader worker (pid" not in str(error):
                 raise
@@ -131,10 +132,16 @@ class Training:
     """A network in training, on one of the ranks."""
 
     def __init__(self, config: Config, fabric: Fabric, cases: Cases, console: Console) -> None:
-        self.config, self.fabric, self.cases, self.console = config, fabric, cases, console
+        self.config, self.fabric, self.console = config, fabric, console
+        for note in cases.notes:
+            say(console, note)
+        self.crops = [TrainingCrops(cases, config, stage) for stage in range(len(config.stages))]
+        self.validation = ValidationCrops(cases, config)
         torch.manual_seed(config.seed)
         network = build_network(config)
         initialise(network, config)
+        # how the data were prepared is all that prediction has to know of them
+        self.prepared = cases.manifest.model_copy(update={"cases": {}, "failed": {}}).model_dump_json()
         found = self._found(network)
         if not found and (path := config.network.weights):
             checkpoints.load_weights(network, checkpoints.read(path), path)
@@ -145,7 +152,6 @@ class Training:
             self.average = AveragedModel(self.network.module, multi_avg_fn=rule, use_buffers=True)
         self.criterion = build_criterion(config.loss)
         self.validation_criterion = build_criterion(config.loss.model_copy(update={"heads": None}))
-        self.validation = ValidationCrops(cases, config)
         self.at, self.times = Counters(), Times(fabric.device)
         self.sums = torch.zeros(1 + len(LOSSES), device=fabric.device)  # number of samples and their losses
         self._begin_stage(0, 0)
@@ -192,7 +198,7 @@ class Training:
             with self.times["data"]:
                 batch = _next(batches).to(self.fabric.device, non_blocking=True)
             with self.fabric.no_backward_sync(self.network, enabled=part < accumulate - 1):
-                logits = heads(self.network(batch.image), batch.image.shape[2:])
+                logits = self._heads(self.network, batch)
                 with self.times["loss"]:
                     values, gradients = losses_and_gradients(self.criterion, logits, batch, len(batch) * accumulate)
                 # its gradient at the heads is that of the losses; Fabric scales and reduces it as that of any loss
@@ -203,6 +209,16 @@ class Training:
         self._update(torch.cat(losses), case_ids, buffers)
         self.at.step += 1
         self.at.stage_step += 1
+
+    def _heads(self, network: torch.nn.Module, batch: Batch) -> list[torch.Tensor]:
+        try:
+            output = network(batch.image)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            shape, name = tuple(batch.image.shape), self.config.network.name
+            raise ValueError(f"network: {name} fails on a batch {shape}: {first_line(error)}") from error
+        return heads(output, batch.image.shape[2:])
 
     def _update(self, losses: torch.Tensor, case_ids: list[str], buffers: list[torch.Tensor]) -> None:
         """Change the weights, unless the gradient is not finite."""
@@ -254,9 +270,10 @@ class Training:
         step, options, last = self.at.step, self.config.logging, self.at.stage_step == self.stage.steps
         row: dict[str, float] = {}
         if step % options.every == 0 or last:
-            count, *sums = self.fabric.all_reduce(self.sums, reduce_op="sum").tolist()
+            sums = self.fabric.all_reduce(self.sums, reduce_op="sum")
+            means = (sums[1:] / sums[0]).tolist()  # not numbers where all steps were left out
             self.sums.zero_()
-            row = dict(zip(LOSSES, (value / max(count, 1) for value in sums), strict=True)) | self.times.means()
+            row = dict(zip(LOSSES, means, strict=True)) | self.times.means()
         if len(self.validation) and (step % options.validate_every == 0 or last):
             row["validation"] = self._validate()
         if self.log:
@@ -284,7 +301,7 @@ class Training:
         for chunk in chunks:
             batch = _next(batches).to(self.fabric.device, non_blocking=True)
             with self.fabric.autocast():
-                logits = heads(network(batch.image), batch.image.shape[2:])[0].float()
+                logits = self._heads(network, batch)[0].float()
             for index, number in enumerate(chunk):
                 if number < count:
                     one = logits[index : index + 1]
@@ -312,8 +329,7 @@ class Training:
         size, accumulate = self.config.hardware.batch, self.config.optimiser.accumulate
         parts = range(self.at.stage_step * accumulate, self.stage.steps * accumulate)
         starts = ((part * world + rank) * size for part in parts)
-        crops = TrainingCrops(self.cases, self.config, self.at.stage)
-        return self._batches(crops, (range(start, start + size) for start in starts))
+        return self._batches(self.crops[self.at.stage], (range(start, start + size) for start in starts))
 
     def _batches(self, crops: Dataset[Sample], numbers: Iterable[Iterable[int]]) -> Iterator[Batch]:
         """Batches of the crops with the numbers given."""
@@ -337,6 +353,8 @@ class Training:
         found = checkpoints.read(path)
         checkpoints.check_config(self.config, found, path)
         checkpoints.check_weights(network, found["network"], path)
+        if found["preprocessing"] != self.prepared:
+            say(self.console, "the data are not prepared as they were before: the network goes on with others")
         return found
 
     def _restore(self, found: dict[str, Any]) -> None:
@@ -358,20 +376,16 @@ class Training:
         return {"network": self.network, "optimiser": self.optimiser, "precision": precision, **average}
 
     def _save(self, name: str) -> None:
-        # how the data were prepared is all that prediction has to know of them
-        prepared = self.cases.manifest.model_copy(update={"cases": {}, "failed": {}}).model_dump_json()
         sums = self.fabric.all_reduce(self.sums.clone(), reduce_op="sum")
-        state = {**self._state(), "counters": asdict(self.at), "sums": sums.cpu(), "preprocessing": prepared}
+        state = {**self._state(), "counters": asdict(self.at), "sums": sums.cpu(), "preprocessing": self.prepared}
         checkpoints.save(self.fabric, self.config.run / FOLDER / name, self.config, state)
 
     def _describe(self) -> Log:
-        """Write what the run is made of, and say what should be known about its data."""
+        """Write what the run is made of."""
         versions = json.dumps(checkpoints.versions(), indent=1)
         for name, text in (("config.yaml", to_yaml(self.config)), ("versions.json", versions)):
-            write_atomically(self.config.run / name, partial(Path.write_text, data=text, encoding="utf-8"))
+            write_text(self.config.run / name, text)
         log = Log(self.config, self.console, self.at.step)
-        for note in self.cases.notes:
-            log.say(note)
         if self.at.step:
             log.say(f"goes on after step {self.at.step}")
         return log
@@ -409,7 +423,8 @@ def _next(batches: Iterator[Batch]) -> Batch:
 def _data_error(error: Exception) -> ValueError:
     if isinstance(error, ConnectionError | EOFError) or "DataLoader worker (pid" in str(error):
         return ValueError("data: a process that loads data was killed; for want of memory? try fewer hardware.workers")
-    return ValueError(f"data: {str(error).strip().splitlines()[-1]}")  # from a worker, the text is a traceback
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return ValueError(f"data: {lines[-1].removeprefix('ValueError: ')}")  # from a worker, the text is a traceback
 
 
 def _start_worker(_: int) -> None:

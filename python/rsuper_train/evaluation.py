@@ -15,7 +15,7 @@ from rich.progress import track
 from sklearn.metrics import roc_curve
 
 from rsuper_train import metrics
-from rsuper_train.evaluation_cases import Job, Problem, Row, find_jobs, judge, measure
+from rsuper_train.evaluation_cases import Job, Problem, Row, count, find_jobs, judge, measure
 from rsuper_train.evaluation_page import write_page
 from rsuper_train.files import write_text
 from rsuper_train.metrics import Lesion, MaskScore, mean, ratio
@@ -72,7 +72,7 @@ def evaluate(
             points[name] = metrics.choose_operating_point(some, own, str(validation))
         problems += [Problem(trouble.case, f"validation: {trouble.message}") for trouble in troubles]
         if seen := {job.case for job in jobs} & {job.case for job in known}:
-            problems.append(Problem(f"{len(seen)} cases", "in the validation set, too, by their names"))
+            problems.append(Problem(count(len(seen)), "in the validation set, too, by their names"))
     jobs = [replace(job, point=points[job.channel], recut=recut) for job in jobs]
     rows = [row for _, row in _each(judge, jobs, problems, workers, console)]
     if not rows:

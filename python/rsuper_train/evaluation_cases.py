@@ -20,7 +20,7 @@ from rsuper_train.files import read_map
 from rsuper_train.layout import LESION, PREDICTION, PROBABILITIES, CaseFiles, find_cases, list_cases
 from rsuper_train.masks import box_of, component_volumes
 from rsuper_train.metrics import MaskScore, OperatingPoint, Truth
-from rsuper_train.nifti import Image
+from rsuper_train.nifti import Grid, Image
 from rsuper_train.reports.schema import Report
 from rsuper_train.reports.vocabulary import Vocabulary, load_vocabulary
 
@@ -92,8 +92,16 @@ def find_jobs(
                 problems.append(Problem(case, f"{channel}: no finished prediction; run `rsuper predict` on it"))
             else:
                 jobs.append(Job(case, channel, finished[case], masks, said, cts.get(case), point))
-    left_out = [Problem(f"{n} cases", f"{channel}: neither mask nor report") for channel, n in unknown.items()]
-    return jobs, problems + left_out
+    problems += [Problem(count(n), f"{channel}: neither mask nor report") for channel, n in unknown.items()]
+    stray = sorted(reports.keys() - cases.keys() - folders.keys())
+    if stray and unknown:  # perhaps under another name; otherwise it is a table of more cases
+        shown = f"{', '.join(stray[:5])}{', ...' * (len(stray) > 5)}"
+        problems.append(Problem(count(len(stray)), f"in the table of reports, but not among the predictions: {shown}"))
+    return jobs, problems
+
+
+def count(n: int) -> str:
+    return f"{n} case{'' if n == 1 else 's'}"
 
 
 def _masks(files: CaseFiles, channel: str) -> tuple[Path, ...]:
@@ -110,7 +118,10 @@ def _read_point(path: Path) -> OperatingPoint:
 
 
 def report_truth(report: Report, channel: str, vocabulary: Vocabulary) -> Truth | None:
-    """What a report says about the tumours of a channel; None where it does not speak of all of its organs."""
+    """What a report says about the tumours of a channel; None where it does not speak of all of its organs.
+
+    For "lesion", whose organs are all that there are, a report without a tumour has to speak of one.
+    """
     organs = {name for name, organ in vocabulary.organs.items() if channel in (organ.channel, LESION)}
     tumours = [tumour for tumour in report.tumours if tumour.organ in organs or channel == LESION]
     if tumours:
@@ -126,10 +137,10 @@ def report_truth(report: Report, channel: str, vocabulary: Vocabulary) -> Truth 
     return Truth("report", False, 0, 0.0)
 
 
-def load(job: Job) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, tuple[float, ...]]:
-    """Predicted mask, probabilities, true mask if any, all (D, H, W), and spacing; ValueError if their grids differ."""
+def load(job: Job) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, Grid]:
+    """Predicted mask, probabilities, true mask if any, all (D, H, W), and their grid; ValueError if it is not one."""
     image = Image(job.prediction / f"{job.channel}{SUFFIX}")
-    predicted, spacing = image.read() > 0.5, image.grid.spacing
+    predicted = image.read() > 0.5
 
     def read(path: Path, dtype: type | None = None) -> np.ndarray:
         return Image(path, image.grid, "the prediction").read(dtype)
@@ -140,14 +151,14 @@ def load(job: Job) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, tuple[flo
         raise ValueError(f"{path}: not all voxels are numbers")
     truths = [read(path) > 0.5 for path in job.masks]
     if job.recut:
-        predicted = metrics.segment(probability, spacing, job.point)
-    return predicted, probability, np.logical_or.reduce(truths) if truths else None, spacing
+        predicted = metrics.segment(probability, image.grid.spacing, job.point)
+    return predicted, probability, np.logical_or.reduce(truths) if truths else None, image.grid
 
 
 def judge(job: Job) -> Row:
     """Score a case."""
-    predicted, probability, mask, spacing = load(job)
-    scored, truth = None, job.reported
+    predicted, probability, mask, grid = load(job)
+    scored, truth, spacing = None, job.reported, grid.spacing
     if mask is not None:
         scored = metrics.score_mask(predicted, mask, probability, spacing)
         volumes, diameters = [x.volume_mm3 for x in scored.lesions], [x.diameter_mm for x in scored.lesions]
@@ -160,8 +171,8 @@ def judge(job: Job) -> Row:
 
 def measure(job: Job) -> tuple[Truth, list[np.ndarray]]:
     """A validation case, as `choose_operating_point` takes it."""
-    _, probability, mask, spacing = load(job)
+    _, probability, mask, grid = load(job)
     truth = job.reported if mask is None else Truth("mask", bool(mask.any()))
     assert truth is not None
-    probability, voxel = probability[box_of(probability >= min(metrics.THRESHOLDS))], math.prod(spacing)
+    probability, voxel = probability[box_of(probability >= min(metrics.THRESHOLDS))], math.prod(grid.spacing)
     return truth, [component_volumes(probability >= level, voxel) for level in metrics.THRESHOLDS]

@@ -11,7 +11,6 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
 from rich.markup import escape
 from rich.table import Table
 
@@ -94,19 +93,21 @@ def _froc(axis: Axes, curve: Mapping[str, Sequence[float]]) -> None:
 
 def _volumes(axis: Axes, rows: Sequence[Row]) -> None:
     pairs = np.array([(row.predicted_mm3, row.truth.volume_mm3) for row in rows], float) / 1000
-    difference = pairs[:, 0] - pairs[:, 1]
-    axis.plot(pairs.mean(1), difference, "o", color=BLUE, ms=6, alpha=0.7, mec="white")
+    means, difference = pairs.mean(1), pairs[:, 0] - pairs[:, 1]
+    axis.plot(means, difference, "o", color=BLUE, ms=6, alpha=0.7, mec="white")
     bias, spread = difference.mean(), 1.96 * difference.std(ddof=1) if len(rows) > 1 else 0.0
     lines = {"mean": bias, "+1.96 SD": bias + spread, "-1.96 SD": bias - spread} if spread else {"mean": bias}
     for name, level in lines.items():
         axis.axhline(level, color=ORANGE, lw=1.5 if name == "mean" else 1, ls="-" if name == "mean" else "--")
         axis.annotate(
-            f"{name} {level:.2g}", (1, level), (-2, 4), xycoords=axis.get_yaxis_transform(),
+            f"{name} {level:.3g}", (1, level), (-2, 4), xycoords=axis.get_yaxis_transform(),
             textcoords="offset points", ha="right", fontsize=8, color=ORANGE,
             bbox={"fc": "white", "ec": "none", "pad": 1, "alpha": 0.8},
         )  # fmt: skip
-    axis.set(xscale="log", xlabel="mean of both volumes, mL", ylabel="predicted - true, mL")
-    axis.xaxis.set_major_formatter(ScalarFormatter())
+    axis.set(xscale="log", xlabel="mean of both volumes, ml", ylabel="predicted - true, ml")
+    axis.xaxis.set_major_formatter("{x:g}")
+    low, high = axis.get_xlim()
+    axis.xaxis.set_minor_formatter("{x:g}" if high < 9 * low else "")
 
 
 def _pictures(rows: Sequence[Row]) -> dict[str, list[tuple[Row, str, str]]]:
@@ -122,12 +123,11 @@ def _picture(row: Row) -> tuple[Row, str, str]:
     if row.job.ct is None:
         return row, "", "no CT beside the truth; --data names their folder"
     try:
-        predicted, _, truth, spacing = load(row.job)
-        ct = Image(row.job.ct).read()
-        if truth is None or ct.shape != truth.shape:
-            raise ValueError(f"{row.job.ct}: not on the grid of the prediction")
+        predicted, _, truth, grid = load(row.job)
+        ct, spacing = Image(row.job.ct, grid, "the prediction").read(), grid.spacing
     except ValueError as error:
         return row, "", first_line(error)
+    assert truth is not None
     level = int(truth.sum((1, 2)).argmax())
     box = _view(truth[level] | predicted[level], spacing[1:])
     ct, truth, predicted = (volume[level][box] for volume in (ct, truth, predicted))

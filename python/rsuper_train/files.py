@@ -18,8 +18,15 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     try:
         write(part)
         os.replace(part, path)
+    except OSError as error:
+        raise at_path(path, error) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def at_path(path: Path, error: OSError) -> OSError:
+    """The same error, with the file that people know: a full disk names none."""
+    return OSError(error.errno, error.strerror or str(error), str(path))
 
 
 def write_text(path: Path, text: str) -> None:

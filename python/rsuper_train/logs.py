@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rsuper_train.config import Config
-from rsuper_train.files import write_atomically
+from rsuper_train.files import write_text
 from rsuper_train.losses import LOSSES, PARTS
 
 TIMES = ("data", "loss", "step")
@@ -72,7 +71,7 @@ class Log:
         self._path = config.run / "losses.csv"
         self._keep_until(step)
         self._file = self._path.open("a", newline="", encoding="utf-8")
-        self._writer = csv.DictWriter(self._file, COLUMNS)
+        self._writer = csv.DictWriter(self._file, COLUMNS, lineterminator="\n")
         self._board = None
         if config.logging.tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
@@ -109,7 +108,7 @@ class Log:
 
     def say(self, text: str) -> None:
         """A line above the progress."""
-        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        say(self._progress.console, text)
 
     def close(self) -> None:
         self._progress.stop()
@@ -119,18 +118,18 @@ class Log:
 
     def _keep_until(self, step: int) -> None:
         """Leave the rows of losses.csv that a checkpoint knows of."""
-        kept: list[dict[str, str]] = []
+        kept: list[str] = []
         if step and self._path.is_file():
-            with self._path.open(newline="", encoding="utf-8") as file:
-                # a row that was cut off while it was written is later than any checkpoint
-                kept = [
-                    row for row in csv.DictReader(file) if (row["step"] or "").isdecimal() and int(row["step"]) <= step
-                ]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(kept)
-        write_atomically(self._path, lambda part: part.write_text(text.getvalue(), encoding="utf-8", newline=""))
+            rows = self._path.read_text(encoding="utf-8").splitlines(keepends=True)[1:]
+            # a row that was cut off while it was written is later than any checkpoint
+            whole = [row for row in rows if row.endswith("\n") and row.partition(",")[0].isdecimal()]
+            kept = [row for row in whole if int(row.partition(",")[0]) <= step]
+        write_text(self._path, "".join([",".join(COLUMNS), "\n", *kept]))
+
+
+def say(console: Console, text: str) -> None:
+    """A line as it is."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _sentence(row: Mapping[str, Any]) -> str:

@@ -141,8 +141,8 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{path}: {where}: {first['msg']}; prepare the data again") from None
+        where = ": ".join([str(path), *map(str, first["loc"])])
+        raise ValueError(f"{where}: {first['msg']}; prepare the data again") from None
     if manifest.version != VERSION:
         raise ValueError(f"{path}: expected version {VERSION}, got {manifest.version}; prepare the data again")
     return manifest

@@ -101,7 +101,8 @@ class Estimate:
 
 
 def ball_diameter(volume: float) -> float:
-    return 2 * (3 * volume / (4 * math.pi)) ** (1 / 3)
+    """Diameter (mm) of a ball, rounded so that a reported 20 mm come back as 20 mm: strata begin there."""
+    return round(2 * (3 * volume / (4 * math.pi)) ** (1 / 3), 6)
 
 
 def segment(probability: np.ndarray, spacing: Sequence[float], point: OperatingPoint) -> np.ndarray:
@@ -233,7 +234,7 @@ def _estimate(samples: tuple[np.ndarray, ...], statistic: Callable[..., Any], se
         )
     low, high = map(float, result.confidence_interval)
     if not math.isfinite(low + high) or np.ptp(result.bootstrap_distribution) < 1e-12:
-        return Estimate(value, cases=cases, reason="no interval: all cases are alike")
+        return Estimate(value, cases=cases, reason="no interval: all resamples agree")
     return Estimate(value, low, high, cases)
 
 

@@ -85,13 +85,16 @@ def initialise(network: nn.Module, config: Config) -> int:
         The number of heads.
 
     Raises:
-        ValueError: it does not take the crops, has another number of heads than `loss.heads`, or no such bias.
+        ValueError: it does not take the crops, gives something else than logits of them, has another number of heads
+            than `loss.heads`, or no such bias.
     """
     name, channels, size = config.network.name, len(config.data.channels), config.data.patch
     twin, outputs = _trial(network, (config.hardware.batch, len(config.data.inputs), *size), name)
     found = heads(outputs, size)
     if wrong := [m.shape[1] for m in found if m.shape[1] != channels]:
         raise ValueError(f"network: expected {channels} output channels (data.channels), {name} has {wrong[0]}")
+    if any(len(m) != config.hardware.batch or not m.requires_grad for m in found):
+        raise ValueError(f"network: expected logits of each crop that depend on its weights, {name} gives others")
     if config.loss.heads is not None and len(config.loss.heads) != len(found):
         raise ValueError(
             f"loss.heads: expected a weight for each of {name}'s {len(found)} heads, got {list(config.loss.heads)}"

@@ -11,7 +11,6 @@ import gzip
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +39,11 @@ class Grid:
     spacing: Spacing
     affine: np.ndarray
 
-    @cached_property
-    def corners(self) -> np.ndarray:
-        """mm of the eight outermost voxels, (8, 3)."""
-        corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)]) * [*(n - 1 for n in self.shape), 1]
-        return (corners @ self.affine.T)[:, :3]
-
     def is_same(self, other: Grid) -> bool:
-        """Whether no corner of the volume is displaced by more than a voxel."""
-        if self.shape != other.shape:
-            return False
-        moved = np.linalg.norm(self.corners - other.corners, axis=1)
-        return bool((moved <= max(self.spacing)).all())
+        """Whether no corner of the volume is displaced by more than a voxel along any axis."""
+        corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)]) * [*(n - 1 for n in self.shape), 1]
+        moved = np.linalg.solve(self.affine, other.affine @ corners.T) - corners.T
+        return self.shape == other.shape and bool((np.abs(moved) <= 1).all())
 
     def __str__(self) -> str:
         voxels, spacing = " x ".join(map(str, self.shape)), " x ".join(f"{step:.3g}" for step in self.spacing)

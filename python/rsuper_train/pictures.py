@@ -58,5 +58,5 @@ def draw_slice(
     axis.set(xlim=(right, 0), ylim=(0, top), aspect="equal")
     axis.set_axis_off()
     axis.plot([right - 4, right - 24], [0.04, 0.04], lw=2.5, transform=axis.get_xaxis_transform(), **ON_TOP)
-    axis.text(right - 14, 0.06, "20 mm", ha="center", fontsize=9, transform=axis.get_xaxis_transform(), **ON_TOP)
+    axis.text(right - 4, 0.06, "20 mm", fontsize=9, transform=axis.get_xaxis_transform(), **ON_TOP)
     axis.text(0.02, 0.5, "R", va="center", fontsize=11, transform=axis.transAxes, **ON_TOP)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from itertools import chain, combinations
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,7 @@ def predict_folder(
     found = find_cases(data)
     if missing := [id for id in cases or () if id not in found]:
         raise ValueError(f"{data}: there is no case {', '.join(missing[:5])}{', ...' * (len(missing) > 5)}")
-    wanted = [_wanted(predictor, found[id]) for id in (found if cases is None else cases)]
+    wanted = [_wanted(predictor, found[id]) for id in dict.fromkeys(found if cases is None else cases)]
     waiting = [files for files in wanted if overwrite or not _is_finished(predictor, files, out / files.id)]
     if len(waiting) < len(wanted):
         console.print(f"{len(wanted) - len(waiting)} of {len(wanted)} cases were finished before", highlight=False)
@@ -164,30 +165,30 @@ def predict_folder(
         try:
             line = _summary(predict_case(predictor, files, out / files.id))
             console.print(f"{files.id}: {line}", markup=False, highlight=False, soft_wrap=True)
-        except (CaseError, MemoryError, torch.OutOfMemoryError) as error:
+        except (CaseError, MemoryError, RuntimeError) as error:  # torch's want of memory is a RuntimeError
             failed[files.id] = first_line(error)
             tell_failure(console, files.id, first_line(error))
         except OSError as error:
-            raise OSError(
-                f"{out / files.id}: {error.strerror}; finished cases are kept, run it again to go on"
-            ) from None
+            why = error.strerror or first_line(error)
+            raise OSError(f"{out / files.id}: {why}; finished cases are kept, run it again to go on") from None
     return failed
 
 
 def read_ids(text: str) -> list[str]:
     """Ids of cases, by commas or from a text file with one a line."""
-    path = Path(text)
-    ids = path.read_text(encoding="utf-8").splitlines() if path.is_file() else text.split(",")
+    ids = Path(text).read_text(encoding="utf-8-sig").splitlines() if isfile(text) else text.split(",")
     return [id.strip() for id in ids if id.strip()]
 
 
 def predict_case(predictor: Predictor, files: CaseFiles, out: Path) -> dict[str, Any]:
     """Predict one case into a folder of its own; returns what prediction.json says.
 
+    Masks are cut from the probabilities as they are written, so that who cuts them again gets the same.
+
     Raises:
         CaseError: the case cannot be read, lacks organ masks that are needed, or the network gave no numbers.
     """
-    started, files = time.monotonic(), _wanted(predictor, files)
+    started = time.monotonic()
     volume = _read(predictor, files)
     affine = np.array(volume.record.source.affine)
     voxel = abs(float(np.linalg.det(affine[:3, :3])))
@@ -198,11 +199,11 @@ def predict_case(predictor: Predictor, files: CaseFiles, out: Path) -> dict[str,
         if not math.isfinite(highest):
             raise CaseError(f"{files.folder}: the network's output for {name} is not a number")
         probabilities = to_source_grid(probabilities, volume.record, 1)
-        mask = probabilities >= predictor.options.threshold
-        drop_small(mask, predictor.options.smallest, voxel)
-        nifti.write(out / f"{name}.nii.gz", mask.view(np.uint8), affine)
         probabilities *= 255
         scaled = np.rint(probabilities, out=probabilities).astype(np.uint8)
+        mask = scaled >= predictor.options.threshold * 255
+        drop_small(mask, predictor.options.smallest, voxel)
+        nifti.write(out / f"{name}.nii.gz", mask.view(np.uint8), affine)
         nifti.write(out / PROBABILITIES / f"{name}.nii.gz", scaled, affine, 1 / 255)
         channels[name] = {"max_probability": highest, "volume_mm3": float(mask.sum()) * voxel}
     prediction = {
@@ -260,7 +261,7 @@ def _select(outputs: Sequence[str], asked: Sequence[str] | None) -> tuple[str, .
 def _summary(prediction: Mapping[str, Any]) -> str:
     found = prediction["channels"].items()
     volumes = [f"{name} {of['volume_mm3'] / 1000:.1f} ml (p {of['max_probability']:.2f})" for name, of in found]
-    return f"{', '.join(volumes)}; {prediction['seconds']:.0f} s"
+    return "; ".join([", ".join(volumes), f"{prediction['seconds']:.0f} s", *prediction["notes"]])
 
 
 def _wanted(predictor: Predictor, files: CaseFiles) -> CaseFiles:
@@ -286,15 +287,16 @@ def _load_prediction(folder: Path) -> dict[str, Any] | None:
     """What prediction.json says of a case; None where the case is not finished.
 
     Raises:
-        ValueError: it is no JSON.
+        ValueError: `rsuper predict` has not written it.
     """
     path = folder / PREDICTION
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+    if not path.is_file():
         return None
-    except ValueError as error:
-        raise ValueError(f"{path}: expected what `rsuper predict` writes: {error}; delete it") from None
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        return {name: earlier[name] for name in ("provenance", "source", "channels")}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: expected what `rsuper predict` writes; delete it: {first_line(error)}") from None
 
 
 def _images(folder: Path, prediction: Mapping[str, Any]) -> list[Path]:
@@ -310,18 +312,22 @@ def _clear(folder: Path) -> None:
 
 
 def _read(predictor: Predictor, files: CaseFiles) -> Volume:
-    if predictor.needs_organs and not (files.label_map or files.organs):
-        why = "the gate needs" if predictor.gates else f"the inputs {', '.join(predictor.config.data.inputs)} need"
-        raise CaseError(f"{files.folder}: {why} organ masks: segmentations/<class>.nii.gz or labels.nii.gz")
     manifest = predictor.manifest
-    return read_case(files, Options(predictor.label_set, manifest.spacing, manifest.clip))
+    volume = read_case(files, Options(predictor.label_set, manifest.spacing, manifest.clip))
+    if predictor.needs_organs and not volume.record.labels:
+        why = "the gate needs" if predictor.gates else f"the inputs {', '.join(predictor.config.data.inputs)} need"
+        raise CaseError(
+            f"{files.folder}: {why} organ masks, segmentations/<class>.nii.gz or labels.nii.gz, of the label set "
+            f"{predictor.label_set.name}; there is none with a voxel"
+        )
+    return volume
 
 
 def _gated(predictor: Predictor, volume: Volume, notes: list[str]) -> Iterator[tuple[str, np.ndarray]]:
     """Channels and probabilities (D, H, W), 0 beyond the gates; windows lie only where something can be kept."""
     record, gates, gate = volume.record, predictor.gates, predictor.options.gate or 0.0
     reach = [math.ceil(gate / step) for step in record.spacing]
-    whole = slice(0, record.shape[0]), slice(0, record.shape[1]), slice(0, record.shape[2])
+    whole = slice(None), slice(None), slice(None)
     seen: Part | None = whole
     if len(gates) == len(predictor.channels):
         context = [margin + size // 4 for margin, size in zip(reach, predictor.config.data.patch, strict=True)]

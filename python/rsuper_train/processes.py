@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, update_wrapper
 from typing import TypeVar
 
 from rich.console import Console
@@ -38,19 +38,6 @@ def each_case(
         ValueError: a process was killed, most often for want of memory.
         Exception: whatever the function raises; the cases that wait are given up.
     """
-    return _each_case(function, function.__module__, cases, workers)
-
-
-def try_each_case(
-    function: Callable[[Work], Result], cases: Mapping[str, Work], workers: int
-) -> Iterator[tuple[str, Result | Failure]]:
-    """As `each_case`; but a ValueError, such as a CaseError, or want of memory is a Failure of that case alone."""
-    return _each_case(partial(_attempt, function), function.__module__, cases, workers)
-
-
-def _each_case(
-    function: Callable[[Work], Result], module: str, cases: Mapping[str, Work], workers: int
-) -> Iterator[tuple[str, Result]]:
     if workers <= 1 or len(cases) < 2:
         yield from ((case, function(work)) for case, work in cases.items())
         return
@@ -58,7 +45,7 @@ def _each_case(
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     if method == "forkserver":
-        context.set_forkserver_preload([module])
+        context.set_forkserver_preload([function.__module__])
     pool = ProcessPoolExecutor(min(workers, len(cases)), mp_context=context, initializer=_end_with_parent)
     try:
         running = {pool.submit(function, work): case for case, work in cases.items()}
@@ -68,6 +55,13 @@ def _each_case(
         raise ValueError("a process was killed, most often for want of memory; try --workers 1") from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def try_each_case(
+    function: Callable[[Work], Result], cases: Mapping[str, Work], workers: int
+) -> Iterator[tuple[str, Result | Failure]]:
+    """As `each_case`; but a ValueError, such as a CaseError, or want of memory is a Failure of that case alone."""
+    return each_case(update_wrapper(partial(_attempt, function), function), cases, workers)
 
 
 def tell_failure(console: Console, case: str, why: str) -> None:

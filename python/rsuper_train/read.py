@@ -127,9 +127,11 @@ def _read_ct(image: Image, clip: tuple[int, int]) -> np.ndarray:
         values = stored.astype(np.float32)
         missing = np.isnan(values)
         unknown += int(np.count_nonzero(missing))
-        lowest = min(lowest, values.min())
+        lowest = min(lowest, np.fmin.reduce(values, axis=None))
         values[missing] = clip[0]
         plane[:] = np.rint(values.clip(*clip))
+    if unknown == ct.size:
+        raise CaseError(f"{image.path}: expected HU, none of its voxels is a number")
     if unknown:
         image.notes.append(f"ct: {unknown} voxels are not numbers, taken as {clip[0]} HU")
     if lowest >= 0:

@@ -33,7 +33,7 @@ ELSEWHERE = 0.1
 """Share of the crops of report cases that are taken around what is free of tumours, whether they report one or not."""
 OPEN_FILES = 256
 """Arrays that a process keeps open."""
-AGAIN = "prepare the data again"
+AGAIN = "delete the case's prepared folder, and prepare the data again"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from rsuper_train.audit import run_audit, write_lists
 from rsuper_train.audit_page import write_page
 from rsuper_train.cli import app
+from rsuper_train.predict import Predictor
 from rsuper_train.prepare import prepare
 from rsuper_train.read import Options
 from rsuper_train.reports.masks import load_label_set
@@ -105,7 +106,7 @@ def test_agreement_ranks_last(result) -> None:
         ("other place", "location", "reported 14 mm"),
         ("other place", "false positive", "predicted 1.4 ml in the liver outside of the reported places"),
         ("small", "volume", "reported 1.4 ml in the liver, segment 5, predicted 0.12 ml"),
-        ("three", "count", "reported 1 in the liver, segment 5, predicted 3"),
+        ("three", "count", "reported 1 tumour in the liver, segment 5, predicted 3"),
         ("bright", "attenuation", "50 HU darker than the rest"),
         ("kidney", "false positive", "predicted 0.5 ml in the kidney, which the report calls free of tumours"),
     ],
@@ -146,6 +147,12 @@ def test_damaged_crop(run, tmp_path) -> None:
     assert "cache" in result.left_out["right"]
 
 
+def test_nothing_can_be_written(run, tmp_path) -> None:
+    (tmp_path / "out").write_text("a file where the folder should be")
+    with pytest.raises(OSError, match="Not a directory"):
+        run(tmp_path / "out", [report("right", TUMOUR)], fake(PREDICTIONS))
+
+
 def test_says_why_cases_are_not_scored(run, tmp_path) -> None:
     spleen = Tumour(organ="spleen", diameters=(10.0,))
     pancreas = Tumour(organ="pancreas", diameters=(10.0,))
@@ -161,6 +168,27 @@ def test_says_why_cases_are_not_scored(run, tmp_path) -> None:
     assert "spleen: left out, there is no channel" in result.left_out["missed"]
     assert result.left_out["gone"] == "it is not among the prepared cases"
     assert result.left_out["small"] == "it has no report"
+
+
+def test_sites_are_named_as_the_report_does(run, tmp_path) -> None:
+    said = Report(id="kidney", tumours=(TUMOUR,), negatives=(Place(organ="kidney", laterality="left"),))
+    (scored,) = run(tmp_path, [said], fake(PREDICTIONS)).ranked
+    assert {site.site.kind: site.site.name for site in scored.sites} == {
+        "reported": "liver, segment 5",
+        "elsewhere": "liver",
+        "negative": "left kidney",
+    }
+
+
+def test_organs_of_another_label_set(tmp_path) -> None:
+    shape = (16, 16, 16)
+    write_case(tmp_path / "data" / "a", np.zeros(shape, bool), organs={"liver": np.ones(shape, bool)})
+    prepare(
+        tmp_path / "data", tmp_path / "prepared", Options(load_label_set("totalsegmentator")), 1, Console(quiet=True)
+    )
+    source = Predictor([make_run(tmp_path / "run", inputs=["organs"])], "cpu")
+    with pytest.raises(ValueError, match="label set abdomenatlas as in training; these are of totalsegmentator"):
+        run_audit(tmp_path / "prepared", [], source, tmp_path / "out", Console(quiet=True))
 
 
 def test_unknown_number_of_tumours(run, tmp_path) -> None:
@@ -188,6 +216,7 @@ def test_lists_and_page(result, run, tmp_path) -> None:
     assert (tmp_path / "annotate.txt").read_text().split("\n")[:-1] == [case.id for case in result.ranked[:2]]
     page = (tmp_path / "audit.html").read_text(encoding="utf-8")
     assert "A dark &lt;14 mm&gt; lesion." in page
+    assert "prediction, p &ge; 0.5<" in page
     assert page.count("data:image/png;base64,") >= 2
     empty = run(tmp_path, [], fake({}))
     write_lists(empty, CHANNELS, tmp_path, 2)

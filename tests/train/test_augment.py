@@ -171,3 +171,9 @@ def test_the_ct_in_hu_keeps_its_values(tmp_path: Path) -> None:
     loud = Augmentation(affine=0, noise=1, blur=1, brightness=1, gamma=1, low_resolution=1)
     sample = _one_case(tmp_path, loud, ball((24, 36, 36), (12, 18, 18), 4))[0]
     assert set(np.unique(sample.ct)) == {0.0, 900.0}
+
+
+def test_an_axis_of_one_voxel_is_mirrored():
+    """NumPy leaves it a negative stride, which torch refuses."""
+    turned = Turn(flip=(0, 2)).apply(np.arange(3.0).reshape(1, 1, 3))
+    assert torch.from_numpy(turned).tolist() == [[[2, 1, 0]]]

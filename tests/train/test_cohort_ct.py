@@ -62,7 +62,7 @@ def test_volumes_match_diameters(cohort):
     for _, truth, tumour, mask in lesions(cohort):
         ratios.append(mask.sum() * 27.0 / tumour.ellipsoid)
         extent = 3.0 * (np.ptp(np.argwhere(mask), axis=0) + 1)
-        assert extent.max() <= 1.35 * max(tumour.diameters) + 3.0, truth.case_id
+        assert extent.max() <= 1.35 * max(tumour.diameters) + 3.0, truth.report.id
     assert len(ratios) >= 10
     assert np.allclose(ratios, 1.0, atol=0.02)
 
@@ -71,7 +71,7 @@ def test_lesions_lie_in_their_organ_and_are_dark(cohort):
     for case, truth, tumour, mask in lesions(cohort):
         organ = case.labels == ORGAN_LABELS[str(tumour)]
         assert organ[mask].all()
-        healthy = np.median(case.ct[organ & ~truth.mask])
+        healthy = np.median(case.ct[organ & (truth.instances == 0)])
         assert np.median(case.ct[mask]) - healthy == pytest.approx(-LESIONS.contrast[0], abs=20)
         assert tumour.attenuation == "hypo"
         assert max(tumour.diameters) >= 18.0
@@ -119,7 +119,7 @@ def test_no_lesions_when_none_are_asked_for():
     anatomy = load_anatomy(data_folder())
     case, truth = make_case(anatomy, np.random.default_rng(0), "case", LesionOptions(count=(0, 0)))
     assert truth.tumours == ()
-    assert not truth.mask.any()
+    assert not (truth.instances > 0).any()
     assert all(group.negative for group in groups_of(case))
 
 

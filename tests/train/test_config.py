@@ -82,6 +82,11 @@ def test_overrides(tmp_path, override, expected):
         ("run.a=1", "--set: run holds a value, not keys, in 'run.a=1'"),
         ("hardware.batch=0", "hardware.batch: Input should be greater than or equal to 1; got 0"),
         ("data.patch=[8, 8]", "data.patch.2: Field required"),
+        ("data.validation=1.5", "data.validation: Input should be less than or equal to 1; got 1.5"),
+        ("hardware.devices=0", "hardware.devices: Input should be greater than or equal to 1; got 0"),
+        ("augmentation.scale=[1.2, 0.8]", "augmentation.scale: expected the lower end first; got [1.2, 0.8]"),
+        ("augmentation.gamma_range=[0, 1]", "augmentation.gamma_range.0: Input should be greater than 0; got 0"),
+        ("augmentation.noise_sd=[.nan, 1]", "augmentation.noise_sd.0: Input should be a finite number; got nan"),
         ("optimiser.average=1", "optimiser.average: Input should be less than 1; got 1"),
         ("loss.options.tolerances=1", "loss: unknown option"),
     ],
@@ -92,6 +97,7 @@ def test_what_is_refused_names_the_key(tmp_path, override, message):
     with pytest.raises(ValueError) as caught:
         load_config(path, [override])
     assert message in str(caught.value)
+    assert "stages: Tuple" not in str(caught.value)  # which follows from what is wrong in a stage
 
 
 def test_an_average_of_weights_that_are_spread_is_refused():

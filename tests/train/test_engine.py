@@ -266,6 +266,45 @@ def test_losses_that_stay_not_finite_end_the_run(prepared, tmp_path, monkeypatch
     assert read(tmp_path / "run" / "checkpoints" / "last.pt")["counters"]["step"] == 2
 
 
+def test_no_losses_of_steps_that_were_all_left_out(prepared, tmp_path, monkeypatch):
+    poison(monkeypatch, "all")
+    run(settings(prepared, tmp_path / "run"))
+    assert {value for row in losses(tmp_path / "run") for value in row[3:9]} == {"nan"}
+
+
+def test_stages_are_checked_before_the_first_begins(prepared, tmp_path):
+    config, said = parse_config(settings(prepared, tmp_path / "run", data={"reports": None})), io.StringIO()
+    with pytest.raises(ValueError, match=r"stages\.1\.report_ratio is 0\.5, and no case without masks has a report"):
+        train(config, Console(file=said, width=400))
+    assert "not used: 3 (case_3, case_4, case_5)" in said.getvalue()
+    assert not (tmp_path / "run").exists()
+
+
+class Fails(Net):
+    """A network that fails on values alone."""
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        if x.device.type != "meta":
+            raise RuntimeError("sizes do not match\nin some place")
+        return super().forward(x)
+
+
+def test_data_that_were_prepared_anew_are_noted(prepared, tmp_path, monkeypatch):
+    copy = tmp_path / "copy"
+    shutil.copytree(prepared, copy)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 2)
+        assert "not prepared" not in run(settings(copy, tmp_path / "run"))
+    path = copy / "prepared" / "manifest.json"
+    path.write_text(path.read_text().replace('"mean": 40.0', '"mean": 50.0'))
+    assert "the data are not prepared as they were before" in run(settings(copy, tmp_path / "run"))
+
+
+def test_a_network_that_fails_ends_in_one_sentence(prepared, tmp_path):
+    with pytest.raises(ValueError, match=r"network: .*:Fails fails on a batch \(2, 1, .*\): sizes do not match$"):
+        run(settings(prepared, tmp_path / "run", network={"name": f"{__name__}:Fails"}))
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_damaged_case_ends_in_one_sentence(prepared, tmp_path, workers):
     copy = tmp_path / "copy"
@@ -273,7 +312,7 @@ def test_a_damaged_case_ends_in_one_sentence(prepared, tmp_path, workers):
     for path in copy.glob("prepared/cases/case_1/ct*"):
         path.write_bytes(path.read_bytes()[:50])
     hardware = {"workers": workers}
-    with pytest.raises(ValueError, match=r"^data: .*case case_1: ") as caught:
+    with pytest.raises(ValueError, match=r"^data: case case_1: ") as caught:
         run(settings(copy, tmp_path / "run", hardware=hardware))
     assert "\n" not in str(caught.value)
 
@@ -302,9 +341,10 @@ def test_hardware_logging_and_later_stages_may_change(prepared, tmp_path):
     assert losses(tmp_path / "run")[-1][:2] == ["9", "more"]
 
 
-def test_weights_to_start_from(prepared, tmp_path):
+@pytest.mark.parametrize("file", ["", "checkpoints/last.pt"])
+def test_weights_to_start_from(prepared, tmp_path, file):
     run(settings(prepared, tmp_path / "first"))
-    start = str(tmp_path / "first" / "checkpoints" / "last.pt")
+    start = str(tmp_path / "first" / file)
     data = settings(prepared, tmp_path / "second", network={"weights": start})
     data["stages"] = [{"steps": 1, "learning_rate": 1e-12, "report_ratio": 0.0}]
     run(data)

@@ -148,12 +148,12 @@ def test_what_cannot_be_judged_is_named(cohort, tmp_path):
     add_case(cohort, "unknown", None, 0.9 * cube(2), ct=False)
     result = evaluate(cohort / "predictions", cohort / "truth", tmp_path / "out")
     problems = {problem.case: problem.message for problem in result["problems"]}
-    assert set(problems) == {"a", "b", "c", "e", "1 cases"}
+    assert set(problems) == {"a", "b", "c", "e", "1 case"}
     assert "expected the grid of the prediction" in problems["a"]
     assert "lesions/liver_lesion.nii.gz" in problems["b"]
     assert "rsuper predict" in problems["c"]
     assert "not all voxels are numbers" in problems["e"]
-    assert "neither mask nor report" in problems["1 cases"]
+    assert "neither mask nor report" in problems["1 case"]
     assert result["channels"][LIVER]["counts"]["cases"] == 2  # d by its mask alone, f without a picture
 
 
@@ -162,13 +162,16 @@ def test_channel_without_a_case(cohort, tmp_path):
     add_case(cohort, "a", cube(2), 0.9 * cube(2), "kidney_lesion")
     (cohort / "truth" / "a" / "lesions" / "kidney_lesion.nii.gz").write_bytes(b"")
     save(cohort / "truth" / "a" / "ct.nii.gz", np.zeros((3, 3, 3), np.int16))
-    run(cohort / "predictions", cohort / "truth", "--out", tmp_path / "out")
+    channels = ("--channels", f"{LIVER},kidney_lesion")
+    output = run(cohort / "predictions", cohort / "truth", "--out", tmp_path / "out", *channels)
+    assert f"a: kidney_lesion: {cohort / 'truth' / 'a' / 'lesions' / 'kidney_lesion.nii.gz'}" in output
+    assert "5 cases: kidney_lesion: neither mask nor report" in output
     channel = read(tmp_path / "out")["channels"]["kidney_lesion"]
     assert channel["counts"]["cases"] == 0
     assert {figure["value"] for group in ("overlap", "lesions", "patients") for figure in channel[group].values()} == {
         None
     }
-    assert "not on the grid of the prediction" in (tmp_path / "out" / "evaluation.html").read_text(encoding="utf-8")
+    assert "expected the grid of the prediction" in (tmp_path / "out" / "evaluation.html").read_text(encoding="utf-8")
 
 
 def test_flipped_files_lie_on_one_grid(cohort, tmp_path):
@@ -235,7 +238,10 @@ def test_reports_alone(cohort, tmp_path):
     assert channel["overlap"]["dsc"]["value"] is None
     assert channel["froc"] is None
     assert channel["strata"]["1-2 cm"]["patient_sensitivity"]["cases"] == 3
-    assert [problem["case"] for problem in result["problems"]] == ["1 cases"]  # d, of which nothing is known
+    assert [tuple(problem.values()) for problem in result["problems"]] == [
+        ("1 case", f"{LIVER}: neither mask nor report"),  # d
+        ("1 case", "in the table of reports, but not among the predictions: nobody"),
+    ]
 
 
 def test_operating_point_from_validation(cohort, tmp_path):

@@ -14,6 +14,7 @@ from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_sco
 
 from rsuper_train import metrics
 from rsuper_train.metrics import Lesion, MaskScore, OperatingPoint, Truth
+from rsuper_train.reports.schema import Tumour
 
 SPACING = (3.0, 2.0, 1.0)
 OWN = OperatingPoint(0.5, 0.0, "own")
@@ -37,6 +38,13 @@ def test_perfect(truth):
     assert [lesion.found for lesion in result.lesions] == [True, True]
     assert result.lesions[0].volume_mm3 == 64 * 6
     assert result.lesions[0].diameter_mm == pytest.approx((6 * 64 * 6 / math.pi) ** (1 / 3))
+
+
+@pytest.mark.parametrize("diameter", [10.0, 20.0, 40.0])
+def test_reported_diameters_at_the_border_of_strata(diameter):
+    volume = Tumour(organ="liver", diameters=(diameter,)).ellipsoid
+    strata = [low for low, high in metrics.STRATA.values() if low <= metrics.ball_diameter(volume) < high]
+    assert strata == [diameter] + [0] * (diameter < 20)
 
 
 def test_half_overlap_and_a_false_positive(truth):
@@ -179,7 +187,7 @@ def test_interval_of_a_mean_is_near_the_normal_one():
         (lambda: metrics.mean([None, None], 0), None, "no case"),
         (lambda: metrics.ratio([0, 0], [0, 0], 0), None, "no case"),
         (lambda: metrics.mean([0.4], 0), 0.4, "too few"),
-        (lambda: metrics.ratio([2, 3], [2, 3], 0), 1.0, "alike"),
+        (lambda: metrics.ratio([2, 3], [2, 3], 0), 1.0, "agree"),
         (lambda: metrics.area_under_curve(np.array([], bool), np.array([]), 0), None, "no case with a"),
         (lambda: metrics.area_under_curve(np.array([True]), np.array([0.4]), 0), None, "no case without"),
         (lambda: metrics.area_under_curve(np.array([True, False]), np.array([0.4, 0.2]), 0), 1.0, "too few"),

@@ -28,6 +28,20 @@ class Valued(Tied):
         return super().forward(x) if x.sum().item() == 0 else x
 
 
+class OneOfAll(Tied):
+    """One that forgets the batch."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x)[:1]
+
+
+class Joined(Tied):
+    """One that ends in no convolution."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.bias.sum()
+
+
 def config(name: str, patch: tuple[int, int, int] = (32, 32, 32), loss_heads=None, **network: object) -> Config:
     return parse_config(
         {
@@ -122,9 +136,14 @@ def test_what_is_no_head(output):
         ),
         (config("SegResNet", patch=(30, 32, 32)), "network: SegResNet does not take a batch (2, 2, 30, 32, 32): "),
         (
-            config("torch.nn:Identity"),
-            "network.initial_bias: torch.nn:Identity does not end in convolutions with a bias",
+            config(f"{__name__}:Joined"),
+            f"network.initial_bias: {__name__}:Joined does not end in convolutions with a bias",
         ),
+        (
+            config("torch.nn:Identity"),
+            "network: expected logits of each crop that depend on its weights, torch.nn:Ident",
+        ),
+        (config(f"{__name__}:OneOfAll"), "network: expected logits of each crop"),
         (config("SegResNetVAE"), "got (2, 2, 32, 32, 32), ()"),
     ],
 )

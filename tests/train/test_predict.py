@@ -33,7 +33,7 @@ from rsuper_train.layout import PREDICTION
 from rsuper_train.manifest import CaseRecord, Intensity, Manifest, Source
 from rsuper_train.masks import drop_small, near
 from rsuper_train.networks import build_network
-from rsuper_train.predict import Predictor, predict_folder
+from rsuper_train.predict import Predictor, predict_folder, read_ids
 from rsuper_train.prepare import prepare
 from rsuper_train.read import Options
 from rsuper_train.reports.masks import load_label_set
@@ -157,6 +157,17 @@ def test_masks_are_on_the_grid_of_the_ct(grid: str, tmp_path: Path) -> None:
     assert found["provenance"]["networks"][0]["sha256"]
 
 
+def test_masks_are_those_of_the_written_probabilities(tmp_path: Path) -> None:
+    """0.0099 is written as 3/255, which is above 0.01."""
+    write_case(tmp_path / "cases" / "a", box((16, 16, 16), (3, 9), (3, 9), (3, 9)))
+    run = make_run(tmp_path / "run", arguments={"threshold": 0.25, "steepness": 18.42})
+    predict([run], tmp_path / "cases", tmp_path / "out", threshold=0.01)
+    written = nib.load(tmp_path / "out" / "a" / "probabilities" / "kidney_lesion.nii.gz")
+    assert written.dataobj[0, 0, 0] == pytest.approx(3 / 255)
+    mask = voxels(tmp_path / "out" / "a" / "kidney_lesion.nii.gz")
+    np.testing.assert_array_equal(mask, np.asarray(written.dataobj, np.float32) >= 0.01)
+
+
 @pytest.mark.parametrize("grid", ["flipped", "permuted"])
 def test_a_network_on_another_spacing_agrees_up_to_the_border(grid: str, tmp_path: Path) -> None:
     tumour = box((24, 26, 20), (5, 15), (11, 22), (6, 14))
@@ -275,11 +286,14 @@ def test_small_components_are_dropped() -> None:
 def test_inputs_that_need_organs(tmp_path: Path) -> None:
     tumour = box((16, 16, 16), (3, 9), (3, 9), (3, 9))
     write_case(tmp_path / "cases" / "bare", tumour)
+    write_case(tmp_path / "cases" / "others", tumour, organs={"Leber": tumour})
     write_case(tmp_path / "cases" / "whole", tumour, organs={"liver": tumour})
     run = make_run(tmp_path / "run", inputs=["organs", "contrast"])
     failed = predict([run], tmp_path / "cases", tmp_path / "out")
-    assert list(failed) == ["bare"]
-    assert "the inputs organs, contrast need organ masks" in failed["bare"]
+    assert list(failed) == ["bare", "others"]
+    for why in failed.values():
+        assert "the inputs organs, contrast need organ masks" in why
+        assert "label set abdomenatlas" in why
     np.testing.assert_array_equal(voxels(tmp_path / "out" / "whole" / "kidney_lesion.nii.gz"), tumour)
 
 
@@ -302,6 +316,8 @@ def test_a_bad_case_does_not_stop_the_others(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 1
     assert sorted(path.parent.name for path in (tmp_path / "out").glob(f"*/{PREDICTION}")) == ["a", "c"]
+    assert "ct.nii.gz: Compressed file ended" in result.output
+    assert f"{tmp_path / 'cases' / 'empty'}: expected ct.nii.gz" in result.output
     result = CliRunner().invoke(app, [*arguments, "--cases", "a,c"])
     assert result.exit_code == 0
     assert "2 of 2 cases were finished before" in result.output
@@ -334,6 +350,15 @@ def test_what_is_finished_is_skipped(tmp_path: Path) -> None:
         predict([run], cases, out, cases=["a", "c"])
     with pytest.raises(ValueError, match="expected a folder outside of"):
         predict([run], cases, cases / "out")
+    (tmp_path / "ids.txt").write_text("a\n\nb\n", encoding="utf-8-sig")
+    assert read_ids(str(tmp_path / "ids.txt")) == ["a", "b"]
+    many = ",".join(f"a-long-id-{number:04}" for number in range(99))
+    with pytest.raises(ValueError, match="there is no case a-long-id-0000, "):
+        predict([run], cases, out, cases=read_ids(many))
+    (out / "b" / PREDICTION).write_text("{}")
+    with pytest.raises(ValueError, match=r"prediction.json: expected what `rsuper predict` writes; delete it"):
+        predict([run], cases, out)
+    (out / "b" / PREDICTION).unlink()
     other = make_run(tmp_path / "other", channels=["liver_lesion"])
     predict([other], cases, out, overwrite=True)
     assert sorted(path.name for path in (out / "a").glob("*.nii.gz")) == ["liver_lesion.nii.gz"]

@@ -22,13 +22,10 @@ class Anatomy:
 
 
 @dataclass(frozen=True)
-class Case:
-    """What a training set holds: no lesion mask. Arrays are (D, H, W), spacing in mm in the same order."""
+class Case(Anatomy):
+    """What a training set holds: no lesion mask, and the text of a report."""
 
     case_id: str
-    ct: np.ndarray  # float32, HU
-    labels: np.ndarray  # uint8, organ labels
-    spacing: Spacing
     report: str
 
 
@@ -36,12 +33,6 @@ class Case:
 class Truth:
     """What evaluation alone may see: the lesions, and the contents of the report in its own order."""
 
-    case_id: str
     instances: np.ndarray  # uint8 (D, H, W), 0 = none, i = i-th tumour
     tumours: tuple[Tumour, ...]
     report: Report
-
-    @property
-    def mask(self) -> np.ndarray:
-        """All lesions together, bool (D, H, W)."""
-        return self.instances > 0

@@ -71,8 +71,8 @@ def add_lesions(
             tumours.append(tumour)
     wording = rng.spawn(1)[0]  # so that no change of the wording changes the images
     written = write_report(tumours, wording, [organ.place for organ in organs], case_id=case_id)
-    case = Case(case_id, anatomy.ct, anatomy.labels, anatomy.spacing, written.text)
-    return case, Truth(case_id, instances, tuple(tumours), written.report)
+    case = Case(anatomy.ct, anatomy.labels, anatomy.spacing, case_id, written.text)
+    return case, Truth(instances, tuple(tumours), written.report)
 
 
 def _add_lesion(

@@ -27,7 +27,6 @@ class PhantomOptions:
         deformation: standard deviation of the displacement of tissue, mm.
         noise: standard deviation of the noise, HU.
         texture: standard deviation of the organs' own unevenness, HU; bright and dark patches are a few times that.
-        lungs: whether they are labelled; they are there in any case.
         lesions: what lesions are like.
     """
 
@@ -37,7 +36,6 @@ class PhantomOptions:
     deformation: float = 4.0
     noise: float = 10.0
     texture: float = 6.0
-    lungs: bool = False
     lesions: LesionOptions = field(default_factory=LesionOptions)
 
     def __post_init__(self) -> None:
@@ -68,8 +66,8 @@ BODY = (
 )
 # later ones lie over earlier ones
 SHAPES = (
-    Shape("right lung", "lung_right", -850, (1.0, -0.02, 0.42), (0.46, 0.60, 0.36)),
-    Shape("left lung", "lung_left", -850, (1.0, -0.02, -0.42), (0.56, 0.60, 0.36)),
+    Shape("right lung", "", -850, (1.0, -0.02, 0.42), (0.46, 0.60, 0.36)),
+    Shape("left lung", "", -850, (1.0, -0.02, -0.42), (0.56, 0.60, 0.36)),
     Shape("stomach", "stomach", 65, (0.40, 0.28, -0.42), (0.38, 0.30, 0.24)),
     Shape("stomach", "stomach", 25, (0.40, 0.28, -0.42), (0.32, 0.24, 0.18)),
     Shape("spleen", "spleen", 125, (0.32, -0.26, -0.60), (0.42, 0.34, 0.19)),
@@ -137,8 +135,6 @@ class _Body:
         self.ct[cavity & vessels] = 150.0
         for shape in SHAPES:
             self._paint(shape, cavity)
-        if not self._options.lungs:
-            self.labels[np.isin(self.labels, [IDS["lung_left"], IDS["lung_right"]])] = 0
         liver = self.labels == IDS["liver"]
         self._name_segments(liver)
         self.ct[liver & vessels] += 40.0

@@ -10,26 +10,26 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from rsuper_train import nifti
 from rsuper_train.cohort import phantom, real_ct
 from rsuper_train.cohort.case import Case, Truth
-from rsuper_train.files import read_map, write_atomically
+from rsuper_train.files import read_map, write_text
 from rsuper_train.processes import each_case
 from rsuper_train.reports.masks import load_label_set
 from rsuper_train.reports.schema import Report
-from rsuper_train.reports.table import write_table
+from rsuper_train.reports.table import write_csv, write_table
 from rsuper_train.reports.vocabulary import load_vocabulary
 
 ROOMS = {"phantom": phantom, "ct": real_ct}
@@ -43,7 +43,7 @@ class CohortOptions:
         kind: "phantom" (ellipsoids; AbdomenAtlas labels) or "ct" (deformed copies of the CT of examples/data;
             TotalSegmentator labels).
         cases: how many.
-        masks: the first so many cases come with lesion masks, empty ones included.
+        masks: the first so many cases, if there are so many, come with lesion masks, empty ones included.
         seed: with it and its number, a case is always the same.
         start: number of the first case; ranges that do not overlap are disjoint cohorts of one seed.
         label_map: organs as one labels.nii.gz, which is faster, instead of a mask for each class.
@@ -65,11 +65,9 @@ class CohortOptions:
             raise ValueError(f"kind: expected {' or '.join(ROOMS)}, got {self.kind!r}")
         if self.kind == "ct" and self.phantom != phantom.PhantomOptions():
             raise ValueError("phantom: spacing and other options of phantoms do not go with kind ct")
-        for name, value, least in (("cases", self.cases, 1), ("seed", self.seed, 0), ("start", self.start, 0)):
-            if value < least:
+        for name, least in {"cases": 1, "masks": 0, "seed": 0, "start": 0}.items():
+            if (value := getattr(self, name)) < least:
                 raise ValueError(f"{name}: expected a number from {least}, got {value}")
-        if not 0 <= self.masks <= self.cases:
-            raise ValueError(f"masks: expected from 0 to the number of cases, {self.cases}, got {self.masks}")
 
     def make(self, number: int) -> tuple[Case, Truth]:
         """The case of that number, whatever `cases` and `start` are."""
@@ -108,13 +106,15 @@ def _claim(options: CohortOptions, out: Path) -> None:
     """Write the options, or hold them against those that are there."""
     path, ours = out / "cohort.json", json.dumps(asdict(options), indent=1)
     theirs = read_map(path, "the options of a cohort") if path.is_file() else {}
-    for name, value in json.loads(ours).items():
-        if name != "cases" and theirs.get(name, value) != value:
-            raise ValueError(
-                f"{out}: there is a cohort with {name} {theirs[name]!r} here, not {value!r}; choose another folder, "
-                "or the same options"
-            )
-    write_atomically(path, lambda part: part.write_text(ours, encoding="utf-8"))
+    before, now = _flat(theirs), _flat(json.loads(ours))
+    if differing := [name for name in now if name != "cases" and before.get(name, now[name]) != now[name]]:
+        shown = ", ".join(f"{name} {before[name]} and not {now[name]}" for name in differing)
+        raise ValueError(f"{out}: the cohort in it has {shown}; choose another folder, or the same options")
+    write_text(path, ours)
+
+
+def _flat(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name != "phantom"} | options.get("phantom", {})
 
 
 def _write_case(task: tuple[CohortOptions, Path, int]) -> None:
@@ -129,13 +129,11 @@ def _write_case(task: tuple[CohortOptions, Path, int]) -> None:
         if options.turned:
             rng = np.random.default_rng([options.seed, number, *b"turned"])
             image = image.as_reoriented(np.stack([rng.permutation(3), rng.choice([-1, 1], 3)], axis=1))
-        path = unfinished / f"{name}.nii.gz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.to_filename(path)
+        nifti.write(unfinished / f"{name}.nii.gz", np.asanyarray(image.dataobj), image.affine)
     if number - options.start < options.masks:
         shutil.copytree(unfinished / "truth" / "lesions", unfinished / "case" / "lesions")
     said = {"text": case.report, "report": truth.report.model_dump(mode="json")}
-    (unfinished / "truth" / "truth.json").write_text(json.dumps(said, indent=1), encoding="utf-8")
+    write_text(unfinished / "truth" / "truth.json", json.dumps(said, indent=1))
     for name, place in (("truth", there), ("case", out / "cases" / case.case_id)):
         place.parent.mkdir(parents=True, exist_ok=True)
         os.replace(unfinished / name, place)
@@ -172,13 +170,5 @@ def _image(array: np.ndarray, spacing: tuple[float, ...]) -> nib.Nifti1Image:
 def _write_tables(out: Path) -> None:
     """The reports and the table of tumours of all cases that are there."""
     said = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("truth/*/truth.json"))]
-    reports = [Report.model_validate(one["report"]) for one in said]
-
-    def write(part: Path) -> None:
-        with part.open("w", encoding="utf-8", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(("id", "report"))
-            rows.writerows((report.id, one["text"]) for report, one in zip(reports, said, strict=True))
-
-    write_atomically(out / "reports.csv", write)
-    write_table(reports, out / "truth.csv")
+    write_csv(out / "reports.csv", ("id", "report"), ((one["report"]["id"], one["text"]) for one in said))
+    write_table([Report.model_validate(one["report"]) for one in said], out / "truth.csv")
