@@ -13,7 +13,7 @@ import torch
 
 from rsuper_kernels import FindingGroup, Findings, attenuation_loss, ball_loss, pseudo_masks, volume_loss
 from rsuper_train.audit_sites import Site
-from rsuper_train.manifest import Spacing
+from rsuper_train.axes import Spacing
 from rsuper_train.masks import component_volumes
 from rsuper_train.store import open_volume
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from rsuper_kernels import FindingGroup
-from rsuper_train.manifest import CaseRecord, Manifest, Spacing
+from rsuper_train.axes import Spacing
+from rsuper_train.manifest import CaseRecord, Manifest
 from rsuper_train.reports.findings import BACKGROUND, Unmentioned, to_findings
 from rsuper_train.reports.masks import organ_ids, region
 from rsuper_train.reports.schema import Place, Report, Tumour

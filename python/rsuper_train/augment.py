@@ -16,9 +16,9 @@ from scipy.spatial.transform import Rotation
 
 from rsuper_kernels import Findings, Tumour
 from rsuper_kernels.findings import LARGEST_DIAMETER
+from rsuper_train.axes import Box, Spacing, Voxels
 from rsuper_train.config import Augmentation, Input
 from rsuper_train.inputs import CT_LIKE
-from rsuper_train.manifest import Box, Spacing, Voxels
 
 T = TypeVar("T")
 

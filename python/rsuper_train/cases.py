@@ -10,8 +10,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import numpy as np
 
 from rsuper_kernels import FindingGroup
+from rsuper_train.axes import Box, Voxels
 from rsuper_train.config import Data
-from rsuper_train.manifest import Box, Voxels, read_manifest
+from rsuper_train.manifest import read_manifest
 from rsuper_train.reports.findings import CropFindings, to_findings
 from rsuper_train.reports.masks import organ_ids
 from rsuper_train.reports.public_tables import read_any_table

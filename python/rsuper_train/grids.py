@@ -6,7 +6,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import csr_array
 
-from rsuper_train.manifest import CaseRecord, Spacing, Voxels
+from rsuper_train.axes import Spacing, Voxels
+from rsuper_train.manifest import CaseRecord
 from rsuper_train.nifti import from_axes, grid_of
 
 SAME = 0.1

@@ -4,8 +4,7 @@
     <prepared>/manifest.json
     <prepared>/cases/<case>/ct, labels, lesions (see `store`), case.json
 
-Arrays are (D, H, W): slices run to the head, rows to anterior, columns to patient right. `ct` is int16 in HU, clipped;
-`labels` holds the label set's ids; bit i of `lesions` is the i-th channel of the manifest.
+`ct` is int16 in HU, clipped; `labels` holds the label set's ids; bit i of `lesions` is the i-th channel of the manifest.
 """
 
 from __future__ import annotations
@@ -15,17 +14,13 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rsuper_train.axes import Box, Spacing, Voxels
 from rsuper_train.files import write_text
 from rsuper_train.reports.masks import LabelSet
 
 VERSION = 1
 MANIFEST = "manifest.json"
 CASES = "cases"
-
-Voxels = tuple[int, int, int]
-Spacing = tuple[float, float, float]
-Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
-"""First voxel and the one behind the last, along D, H and W."""
 
 
 class _Model(BaseModel):

@@ -8,7 +8,7 @@ import math
 import numpy as np
 from scipy import ndimage
 
-from rsuper_train.manifest import Spacing
+from rsuper_train.axes import Spacing
 
 BLOCK = 32
 """Slices whose distances to a mask are held at a time: they take thirty times its memory."""

@@ -19,9 +19,9 @@ import numpy as np
 from nibabel.openers import ImageOpener
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 
+from rsuper_train.axes import Spacing, Voxels
 from rsuper_train.files import first_line, write_atomically
 from rsuper_train.layout import CaseError
-from rsuper_train.manifest import Spacing, Voxels
 
 PLAUSIBLE = (0.05, 50.0)
 """mm between voxels that a CT may have."""

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import find_objects
 
+from rsuper_train.axes import Spacing, Voxels
 from rsuper_train.grids import resample, shape_at
 from rsuper_train.layout import CaseError, CaseFiles
-from rsuper_train.manifest import CaseRecord, Extent, Source, Spacing, Voxels
+from rsuper_train.manifest import CaseRecord, Extent, Source
 from rsuper_train.nifti import PLAUSIBLE, Grid, Image, naming
 from rsuper_train.reports.masks import LabelSet
 

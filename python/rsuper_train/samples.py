@@ -20,10 +20,11 @@ from torch.utils.data import Dataset
 
 from rsuper_kernels import Findings
 from rsuper_train.augment import Crop, Turn, change_intensities, draw_turn, scale_findings
+from rsuper_train.axes import Box, Spacing, Voxels
 from rsuper_train.cases import ALL_LESIONS, Cases, fits
 from rsuper_train.config import Augmentation, Config
 from rsuper_train.inputs import network_input
-from rsuper_train.manifest import CASES, Box, CaseRecord, Spacing, Voxels
+from rsuper_train.manifest import CASES, CaseRecord
 from rsuper_train.reports.findings import CropFindings
 from rsuper_train.store import SUFFIX, open_volume
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rsuper_train.axes import Spacing
 from rsuper_train.reports.schema import Report, Tumour
-
-Spacing = tuple[float, float, float]
 
 
 @dataclass(frozen=True)

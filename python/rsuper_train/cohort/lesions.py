@@ -11,7 +11,8 @@ import numpy as np
 from scipy import ndimage
 
 from rsuper_kernels.geometry import complete_diameters, ellipsoid_volume
-from rsuper_train.cohort.case import Anatomy, Case, Spacing, Truth
+from rsuper_train.axes import Spacing
+from rsuper_train.cohort.case import Anatomy, Case, Truth
 from rsuper_train.reports.generator import write_report
 from rsuper_train.reports.schema import Attenuation, Place, Tumour
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from rsuper_train.cohort.case import Anatomy, Case, Spacing, Truth
+from rsuper_train.axes import Spacing
+from rsuper_train.cohort.case import Anatomy, Case, Truth
 from rsuper_train.cohort.lesions import LesionOptions, Organ, add_lesions, smooth_field
 from rsuper_train.reports.masks import load_label_set
 from rsuper_train.reports.schema import Place
