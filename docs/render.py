@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import rsuper_kernels  # noqa: F401  (registers the ops)
-from benchmarks import experiment, figures, reports, store
+from benchmarks import experiment, figures, reports, store, training
 from rsuper_kernels import dispatch
 from rsuper_train.reports.table import COLUMNS
 
@@ -89,7 +89,11 @@ def pages() -> dict[Path, dict[str, str]]:
             "experiment": experiment.table(experiment.read()),
         },
         REPORTS: {"columns": columns_table(), "rules": reports.table(reports.read())},
-        TRAINING: {"experiment": experiment.table(experiment.read()), "store": store.table(store.read())},
+        TRAINING: {
+            "experiment": experiment.table(experiment.read()),
+            "step": training.table(training.read()),
+            "store": store.table(store.read()),
+        },
     }
 
 

@@ -4,7 +4,7 @@
     <prepared>/manifest.json
     <prepared>/cases/<case>/ct, labels, lesions (see `store`), case.json
 
-`ct` is int16 in HU, clipped; `labels` holds the label set's ids; bit i of `lesions` is the i-th channel of the manifest.
+`ct` is int16 in HU, clipped; `labels` holds the label set's ids; bit i of `lesions` is the manifest's i-th channel.
 """
 
 from __future__ import annotations
