@@ -17,7 +17,7 @@ NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/includ
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help env demo test test-fast test-gpu test-gpu-dry test-oldest test-sanitize test-wheel lint format readme \
-	bench bench-gpu reports experiment cost curves clean cuda
+	bench bench-gpu reports experiment step cost curves clean cuda
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -72,6 +72,9 @@ reports: $(ENV) ## measure how well and how fast the rules read reports; writes 
 
 experiment: $(ENV) ## train on masks, masks and reports, reports alone; writes benchmarks/results/experiment.json
 	@$(BIN)/python -m benchmarks.experiment
+
+step: $(ENV) ## measure what losses and data cost of a training step; writes benchmarks/results/training.json
+	@$(BIN)/python -m benchmarks.training
 
 cost: $(ENV) ## count launches, syncs and bytes on a GPU; writes benchmarks/results/gpu/cost.json and cost.md
 	@$(BIN)/python -m benchmarks.gpu.cost
