@@ -39,14 +39,15 @@ def prepare(
 ) -> None:
     """Reorient, resample, clip and store a folder of cases; run it again to go on where it stopped.
 
-    A case that cannot be prepared is named, and the others go on.
+    A case that cannot be prepared is named, and the others go on; the exit code is then 1.
     """
     from rsuper_train.prepare import prepare  # slow imports, not needed for --help
     from rsuper_train.read import Options
     from rsuper_train.reports.masks import load_label_set
 
     options = Options(load_label_set(label_set), None if own_spacing else spacing, clip)
-    prepare(data, out, options, workers, Console())
+    if prepare(data, out, options, workers, Console()).failed:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -292,7 +292,7 @@ def test_bad_cases(tmp_path, kind, message):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_dataset(tmp_path, workers):
-    """The good cases are prepared, the bad ones named; a second run does nothing; the CLI says so."""
+    """The good cases are prepared, the bad ones named; a second run does nothing; the CLI and its exit code say so."""
     data, out = tmp_path / "data", tmp_path / "out"
     write_case(data / "a")
     write_case(data / "b", lesions__liver_lesion=None, lesions__kidney_lesion=mask(LESION))
@@ -301,7 +301,7 @@ def test_a_dataset(tmp_path, workers):
     (tmp_path / "labels.yaml").write_text("{name: own, labels: {liver: 3, spleen: 2}}")
     command = ["prepare", str(data), str(out), "--label-set", str(tmp_path / "labels.yaml"), "--workers", str(workers)]
     result = CliRunner().invoke(app, command)
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 1, result.output
     assert "failed: d: " in result.output
     assert "2 cases prepared (0 of them before), 2 failed" in result.output
     manifest = read_manifest(out)
