@@ -8,9 +8,6 @@ evaluation, for each seed, two trainings at a time with one thread each. Run aga
 from __future__ import annotations
 
 import csv
-import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -21,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.figures import RESULTS
+from benchmarks.commands import rsuper
+from benchmarks.figures import RESULTS, keep, read
 
 RESULT = RESULTS / "experiment.json"
 CONFIG = Path(__file__).with_suffix(".yaml")
@@ -81,11 +79,7 @@ def _train(folder: Path, seed: int, arm: str) -> None:
 
 
 def _rsuper(*arguments: object) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    command = [sys.executable, "-m", "rsuper_train", *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr[-2000:]}")
+    rsuper(*arguments, OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
 
 
 def _name(arm: str) -> str:
@@ -142,12 +136,6 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def read() -> dict[str, Any]:
-    """The committed result."""
-    found: dict[str, Any] = json.loads(RESULT.read_text())
-    return found
-
-
 if __name__ == "__main__":
-    RESULT.write_text(json.dumps(run(Path("runs/experiment")), indent=1) + "\n")
-    sys.stdout.write(f"{table(read())}\n")
+    keep(RESULT, run(Path("runs/experiment")))
+    sys.stdout.write(f"{table(read(RESULT))}\n")

@@ -164,8 +164,14 @@ def write(figures: Mapping[str, Any]) -> None:
     REPORT.write_text(whole_report(rounded))
 
 
-def read() -> dict[str, Any]:
-    return json.loads(FIGURES.read_text())
+def read(path: Path = FIGURES) -> dict[str, Any]:
+    """What a measurement left in `results`."""
+    return json.loads(path.read_text())
+
+
+def keep(path: Path, result: Mapping[str, Any]) -> None:
+    """Leave a measurement's result in `results`."""
+    path.write_text(json.dumps(result, indent=2) + "\n")
 
 
 def _head(names: Sequence[str]) -> list[str]:

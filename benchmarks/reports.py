@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import time
@@ -13,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.figures import RESULTS
+from benchmarks.figures import RESULTS, keep, read
 
 RESULT = RESULTS / "reports.json"
 LABELLED = Path(__file__).resolve().parent.parent / "tests" / "train" / "reports"
@@ -57,11 +56,6 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def read() -> dict[str, Any]:
-    result: dict[str, Any] = json.loads(RESULT.read_text())
-    return result
-
-
 def _score(name: str, extractor: Any) -> dict[str, Any]:
     from rsuper_train.reports.schema import Report, Tumour
     from rsuper_train.reports.score import score
@@ -99,5 +93,5 @@ def _rate(extractor: Any, texts: Sequence[str]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    RESULT.write_text(json.dumps(measure(), indent=2) + "\n")
-    sys.stdout.write(f"{table(read())}\n")
+    keep(RESULT, measure())
+    sys.stdout.write(f"{table(read(RESULT))}\n")

@@ -8,7 +8,6 @@ other programs do not count. Zarr is measured where it is installed (`pip instal
 from __future__ import annotations
 
 import importlib.util
-import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 import blosc2
 import numpy as np
 
-from benchmarks.figures import RESULTS
+from benchmarks.figures import RESULTS, keep, read
 from benchmarks.measure import machine
 from rsuper_train.store import BLOCK, CHUNK, PACKING, open_volume, write_volume
 
@@ -140,11 +139,6 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def read() -> dict[str, Any]:
-    result: dict[str, Any] = json.loads(RESULT.read_text())
-    return result
-
-
 if __name__ == "__main__":
-    RESULT.write_text(json.dumps(measure(), indent=2) + "\n")
-    sys.stdout.write(f"{table(read())}\n")
+    keep(RESULT, measure())
+    sys.stdout.write(f"{table(read(RESULT))}\n")

@@ -8,16 +8,15 @@ load data; the seconds are those of the trainer's own log.
 from __future__ import annotations
 
 import csv
-import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import RESULTS
+from benchmarks.commands import rsuper
+from benchmarks.figures import RESULTS, keep, read
 
 RESULT = RESULTS / "training.json"
 STEPS, WARM_UP = 14, 4
@@ -41,22 +40,18 @@ def measure() -> dict[str, Any]:
         phantom = PhantomOptions(spacing=(1.5, 1.5, 1.5))
         write_cohort(CohortOptions(cases=8, masks=4, label_map=True, phantom=phantom), folder / "cohort")
         (folder / "run.yaml").write_text(CONFIG.format(folder=folder, steps=STEPS))
-        _rsuper("reports", "extract", folder / "cohort" / "reports.csv", folder / "tumours.csv")
-        _rsuper(
+        rsuper("reports", "extract", folder / "cohort" / "reports.csv", folder / "tumours.csv")
+        rsuper(
             *("prepare", folder / "cohort" / "cases", folder / "prepared"),
             "--own-spacing",
             "--label-set",
             "abdomenatlas",
         )
-        _rsuper("train", folder / "run.yaml")
+        rsuper("train", folder / "run.yaml")
         with (folder / "run" / "losses.csv").open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))[WARM_UP:]
     parts = ("step", "loss", "data")
     return {part: statistics.median(float(row[f"{part}_seconds"]) for row in rows) for part in parts}
-
-
-def _rsuper(*arguments: object) -> None:
-    subprocess.run([sys.executable, "-m", "rsuper_train", *map(str, arguments)], check=True, capture_output=True)
 
 
 def table(result: Mapping[str, float]) -> str:
@@ -68,12 +63,6 @@ def table(result: Mapping[str, float]) -> str:
     )
 
 
-def read() -> dict[str, float]:
-    """The committed result."""
-    found: dict[str, float] = json.loads(RESULT.read_text())
-    return found
-
-
 if __name__ == "__main__":
-    RESULT.write_text(json.dumps(measure(), indent=1) + "\n")
-    sys.stdout.write(f"{table(read())}\n")
+    keep(RESULT, measure())
+    sys.stdout.write(f"{table(read(RESULT))}\n")

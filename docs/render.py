@@ -86,13 +86,13 @@ def pages() -> dict[Path, dict[str, str]]:
             "support": support_table(),
             "demo": demo_table(),
             "speed": figures.readme(figures.read()),
-            "experiment": experiment.table(experiment.read()),
+            "experiment": experiment.table(figures.read(experiment.RESULT)),
         },
-        REPORTS: {"columns": columns_table(), "rules": reports.table(reports.read())},
+        REPORTS: {"columns": columns_table(), "rules": reports.table(figures.read(reports.RESULT))},
         TRAINING: {
-            "experiment": experiment.table(experiment.read()),
-            "step": training.table(training.read()),
-            "store": store.table(store.read()),
+            "experiment": experiment.table(figures.read(experiment.RESULT)),
+            "step": training.table(figures.read(training.RESULT)),
+            "store": store.table(figures.read(store.RESULT)),
         },
     }
 
