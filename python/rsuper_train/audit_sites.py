@@ -12,7 +12,7 @@ from rsuper_kernels import FindingGroup
 from rsuper_train.axes import Spacing
 from rsuper_train.manifest import CaseRecord, Manifest
 from rsuper_train.reports.findings import BACKGROUND, Unmentioned, to_findings
-from rsuper_train.reports.masks import organ_ids, region
+from rsuper_train.reports.masks import ids_by_organ, region
 from rsuper_train.reports.schema import Place, Report, Tumour
 from rsuper_train.reports.vocabulary import load_vocabulary
 
@@ -55,7 +55,7 @@ class SiteReader:
     def __init__(self, manifest: Manifest, channels: Sequence[str], unmentioned: Unmentioned) -> None:
         self._manifest, self._channels, self._unmentioned = manifest, channels, unmentioned
         self._vocabulary, self._label_set = load_vocabulary(), manifest.classes
-        self._organs = {name: organ_ids(name, self._label_set, self._vocabulary) for name in self._vocabulary.organs}
+        self._organs = ids_by_organ(self._label_set, self._vocabulary)
 
     def record(self, id: str) -> CaseRecord:
         """The prepared case of a report; raises NotScored where there is none."""

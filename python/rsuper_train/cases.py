@@ -12,15 +12,13 @@ import numpy as np
 from rsuper_kernels import FindingGroup
 from rsuper_train.axes import Box, Voxels
 from rsuper_train.config import Data
+from rsuper_train.layout import LESION
 from rsuper_train.manifest import read_manifest
 from rsuper_train.reports.findings import CropFindings, to_findings
-from rsuper_train.reports.masks import organ_ids
+from rsuper_train.reports.masks import ids_by_organ
 from rsuper_train.reports.public_tables import read_any_table
 from rsuper_train.reports.schema import NO_ANSWER, NO_TEXT, Report
 from rsuper_train.reports.vocabulary import load_vocabulary
-
-ALL_LESIONS = "lesion"
-"""The channel of a network that holds the tumours of all organs."""
 
 
 class Cases:
@@ -49,10 +47,7 @@ class Cases:
     def __init__(self, data: Data) -> None:
         self.data, self.manifest = data, read_manifest(data.prepared)
         self.label_set, self.vocabulary = self.manifest.classes, load_vocabulary()
-        self._organs = {
-            name: (organ.channel, organ_ids(name, self.label_set, self.vocabulary))
-            for name, organ in self.vocabulary.organs.items()
-        }
+        self._ids = ids_by_organ(self.label_set, self.vocabulary)
         self.lesions = self._lesion_channels()
         self.notes: list[str] = []
         self.reports = self._read_reports()
@@ -67,18 +62,18 @@ class Cases:
     def annotated(self, id: str) -> tuple[str, ...]:
         """The network's lesion channels that the case has a mask for."""
         masks = self.manifest.cases[id].lesions
-        return tuple(name for name in self.lesions if name in masks or (name == ALL_LESIONS and masks))
+        return tuple(name for name in self.lesions if name in masks or (name == LESION and masks))
 
     def masks(self, id: str, channel: str) -> tuple[str, ...]:
         """The case's masks whose union an annotated channel is."""
-        return tuple(self.manifest.cases[id].lesions) if channel == ALL_LESIONS else (channel,)
+        return tuple(self.manifest.cases[id].lesions) if channel == LESION else (channel,)
 
     def known_labels(self, id: str) -> frozenset[int] | None:
         """Label ids in which the union of the case's masks holds all tumours; None: everywhere."""
         masks = self.manifest.cases[id].lesions
-        if ALL_LESIONS in masks or set(self.manifest.channels) - {ALL_LESIONS} <= masks.keys():
+        if LESION in masks or set(self.manifest.channels) - {LESION} <= masks.keys():
             return None
-        return frozenset().union(*(ids for channel, ids in self._organs.values() if channel in masks))
+        return self._organ_ids(masks)
 
     def tumour_boxes(self, id: str) -> list[Box]:
         """Boxes of the regions in which the report of a report case places tumours."""
@@ -92,9 +87,7 @@ class Cases:
 
     def organ_boxes(self, id: str) -> list[Box]:
         """Boxes of the labels of organs whose tumours the network finds; of all labels where there are none."""
-        wanted = frozenset[int]().union(
-            *(ids for channel, ids in self._organs.values() if {channel, ALL_LESIONS}.intersection(self.lesions))
-        )
+        wanted = self._organ_ids(self.lesions)
         boxes = {label: extent.box for label, extent in self.manifest.cases[id].labels.items() if extent.box}
         return [box for label, box in boxes.items() if label in wanted] or list(boxes.values())
 
@@ -109,8 +102,13 @@ class Cases:
         words, unmentioned = self.vocabulary, self.data.unmentioned
         return to_findings(reports, self.label_set, self.lesions, words, unmentioned=unmentioned, visible=visible)
 
+    def _organ_ids(self, channels: Iterable[str]) -> frozenset[int]:
+        """Label ids of the organs whose tumours the channels hold."""
+        organs = {name for channel in channels for name in self.vocabulary.organs_of(channel)}
+        return frozenset[int]().union(*(self._ids[name] for name in organs))
+
     def _lesion_channels(self) -> tuple[str, ...]:
-        known = {ALL_LESIONS, *(channel for channel, _ in self._organs.values())}
+        known = {LESION, *(organ.channel for organ in self.vocabulary.organs.values())}
         for name in self.data.channels:
             if name not in known and name not in self.label_set.ids:
                 near = difflib.get_close_matches(name, [*known, *self.label_set.ids], n=1, cutoff=0.5)
@@ -120,9 +118,9 @@ class Cases:
                 )
         lesions = tuple(name for name in self.data.channels if name in known)
         repeated = len(set(self.data.channels)) < len(self.data.channels)
-        if not lesions or (ALL_LESIONS in lesions and len(lesions) > 1) or repeated:
+        if not lesions or (LESION in lesions and len(lesions) > 1) or repeated:
             raise ValueError(
-                f"data.channels: expected {ALL_LESIONS!r}, or lesion channels of organs such as 'liver_lesion', not "
+                f"data.channels: expected {LESION!r}, or lesion channels of organs such as 'liver_lesion', not "
                 f"both, each once; got {', '.join(self.data.channels)}"
             )
         return lesions

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import blosc2
 import numpy as np
 import torch
 from lightning_fabric import Fabric
@@ -428,8 +427,7 @@ def _data_error(error: Exception) -> ValueError:
 
 
 def _start_worker(_: int) -> None:
-    """One thread a worker. A signal to all processes, to stop them, is the trainer's to heed, who needs its workers."""
-    blosc2.set_nthreads(1)
+    """A signal to all processes, to stop them, is the trainer's to heed, who needs its workers."""
     if hasattr(os, "setpgrp"):
         os.setpgrp()
     signal.signal(signal.SIGTERM, _heed_the_next)

@@ -122,7 +122,7 @@ def report_truth(report: Report, channel: str, vocabulary: Vocabulary) -> Truth 
 
     For "lesion", whose organs are all that there are, a report without a tumour has to speak of one.
     """
-    organs = {name for name, organ in vocabulary.organs.items() if channel in (organ.channel, LESION)}
+    organs = set(vocabulary.organs_of(channel))
     tumours = [tumour for tumour in report.tumours if tumour.organ in organs or channel == LESION]
     if tumours:
         counted = all(tumour.count_known and tumour.laterality != "bilateral" for tumour in tumours)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rsuper_train.layout import LESION
 from rsuper_train.manifest import CaseRecord
 from rsuper_train.reports.masks import LabelSet, organ_ids
 from rsuper_train.reports.vocabulary import load_vocabulary
@@ -22,8 +21,8 @@ def organs_of(channel: str, label_set: LabelSet) -> frozenset[int]:
         ValueError: none of them has a class in the label set.
     """
     vocabulary = load_vocabulary()
-    own = [name for name, organ in vocabulary.organs.items() if channel in (organ.channel, LESION)]
-    ids = frozenset[int]().union(*(organ_ids(name, label_set, vocabulary) for name in own))
+    own = (organ_ids(name, label_set, vocabulary) for name in vocabulary.organs_of(channel))
+    ids = frozenset[int]().union(*own)
     if not ids:
         raise ValueError(f"gate: no class of the label set {label_set.name} is an organ of the channel {channel}")
     return ids

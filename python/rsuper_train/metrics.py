@@ -114,10 +114,10 @@ def segment(probability: np.ndarray, spacing: Sequence[float], point: OperatingP
 
 def patient_score(probability: np.ndarray, spacing: Sequence[float], smallest_mm3: float) -> float:
     """Highest level at which a component of at least `smallest_mm3` remains; 0 where there is none."""
-    if smallest_mm3 <= math.prod(spacing):
+    voxel = math.prod(spacing)
+    if smallest_mm3 <= voxel:
         return float(probability.max(initial=0))
     levels = np.unique(probability[probability > 0])
-    voxel = math.prod(spacing)
     lost = bisect_left(levels, True, key=lambda p: component_volumes(probability >= p, voxel).max() < smallest_mm3)
     return float(levels[lost - 1]) if lost else 0.0
 

@@ -13,7 +13,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-import blosc2
 import numpy as np
 import torch
 from torch.utils.data import Dataset
@@ -21,9 +20,10 @@ from torch.utils.data import Dataset
 from rsuper_kernels import Findings
 from rsuper_train.augment import Crop, Turn, change_intensities, draw_turn, scale_findings
 from rsuper_train.axes import Box, Spacing, Voxels
-from rsuper_train.cases import ALL_LESIONS, Cases, fits
+from rsuper_train.cases import Cases, fits
 from rsuper_train.config import Augmentation, Config
 from rsuper_train.inputs import network_input
+from rsuper_train.layout import LESION
 from rsuper_train.manifest import CASES, CaseRecord
 from rsuper_train.reports.findings import CropFindings
 from rsuper_train.store import SUFFIX, open_volume
@@ -279,8 +279,8 @@ class _Crops:
     ) -> np.ndarray | None:
         annotated, known = self.cases.annotated(record.id), self.cases.known_labels(record.id)
         unknown = np.zeros(labels.shape, bool)
-        if ALL_LESIONS in annotated and known is not None:
-            plane = self._lesions[ALL_LESIONS]
+        if LESION in annotated and known is not None:
+            plane = self._lesions[LESION]
             unknown[plane] = ~np.isin(regions, sorted(known)) & (labels[plane] == 0)
         by_report = said.unknown_mask(_tensor(regions)[None])
         if by_report is not None:
@@ -352,6 +352,4 @@ def _tensor(values: np.ndarray) -> torch.Tensor:
 @lru_cache(maxsize=OPEN_FILES)
 def _opened(path: Path, process: int) -> Any:
     """A volume that this process has opened: a forked one would share its place in the file with the other."""
-    # the processes that load data share the cores, so that each reads with one thread
-    blosc2.set_nthreads(1)
     return open_volume(path)

@@ -13,7 +13,7 @@ import torch
 
 import rsuper_kernels
 from rsuper_kernels.findings import LARGEST_DIAMETER, FindingGroup, Findings
-from rsuper_train.reports.masks import LabelSet, organ_ids, region
+from rsuper_train.reports.masks import LabelSet, ids_by_organ, region
 from rsuper_train.reports.places import format_place
 from rsuper_train.reports.schema import Place, Report, Tumour
 from rsuper_train.reports.vocabulary import Vocabulary, load_vocabulary
@@ -164,7 +164,7 @@ class _Channels:
     @classmethod
     def of(cls, channels: Sequence[str] | None, label_set: LabelSet, vocabulary: Vocabulary) -> _Channels:
         own = {name: organ.channel for name, organ in vocabulary.organs.items()}
-        ids = {name: organ_ids(name, label_set, vocabulary) for name in own}
+        ids = ids_by_organ(label_set, vocabulary)
         if channels is None:
             channels = list(dict.fromkeys(own[name] for name in own if ids[name]))
         names = tuple(channels)

@@ -121,6 +121,11 @@ def organ_ids(organ: str, label_set: LabelSet, vocabulary: Vocabulary) -> frozen
     return frozenset(whole.ids) if whole else frozenset()
 
 
+def ids_by_organ(label_set: LabelSet, vocabulary: Vocabulary) -> dict[str, frozenset[int]]:
+    """`organ_ids` of every organ of the vocabulary."""
+    return {name: organ_ids(name, label_set, vocabulary) for name in vocabulary.organs}
+
+
 def _whole(place: Place, organ: Organ, label_set: LabelSet) -> Region | None:
     own = _find(place, (), organ.masks, label_set)
     parts = [_part(place, name, organ, label_set) for name in organ.subsegments]

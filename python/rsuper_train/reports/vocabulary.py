@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rsuper_train.files import read_map
+from rsuper_train.layout import LESION
 
 Words = Annotated[tuple[str, ...], Field(default=())]
 
@@ -78,6 +79,10 @@ class Vocabulary(BaseModel):
     attenuation: dict[str, tuple[str, ...]]
     lesions: dict[str, tuple[str, ...]]
     cues: dict[str, tuple[str, ...]]
+
+    def organs_of(self, channel: str) -> tuple[str, ...]:
+        """The organs whose tumours a lesion channel holds; "lesion" holds those of all."""
+        return tuple(name for name, organ in self.organs.items() if channel in (organ.channel, LESION))
 
 
 def load_vocabulary(extensions: Sequence[Path] = ()) -> Vocabulary:
