@@ -181,12 +181,14 @@ def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
 
 
 RUN = """
-import asyncio, sys
+import asyncio, signal, sys
 from pathlib import Path
 from rsuper_train.reports.llm import LlmExtractor, LlmSettings
 from rsuper_train.reports.vocabulary import load_vocabulary
 from tests.train.reports.llm_cases import texts
 
+# some shells let what they start in the background ignore it, tests and this process included
+signal.signal(signal.SIGINT, signal.default_int_handler)
 settings = LlmSettings(base_url=sys.argv[1], model="m", concurrency=16)
 asyncio.run(LlmExtractor(settings, load_vocabulary()).extract_all(texts(300), Path(sys.argv[2])))
 """
